@@ -1,0 +1,1 @@
+"""How a sandbox runs on this host."""

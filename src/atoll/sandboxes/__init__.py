@@ -1,0 +1,1 @@
+"""What a sandbox is: its model, life cycle, pool and deadlines. No HTTP, no Linux in here."""

@@ -1,0 +1,126 @@
+"""The warm pool: sandboxes that are booted before anyone asks for them.
+
+A pooled sandbox is a sandbox like any other that has no owner yet: it was booted from the same
+template by the same code, nobody ran anything in it, and it already has the id that its owner will
+see. What makes it somebody's (tokens, variables, metadata, egress, deadline) is given at the moment
+it is handed out, in the same way as to one that was booted on demand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from atoll.errors import AtollError
+from atoll.sandboxes.model import Sandbox
+from atoll.templates.model import Template
+
+log = structlog.get_logger(__name__)
+
+_RETRY_SECONDS = 5.0
+# While creates come thick and fast, the processors are better used by them than by refilling.
+_QUIET_SECONDS = 0.05
+
+
+class Pool:
+    """Keeps `size` sandboxes of each template in use ready."""
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        boot: Callable[[Template], Awaitable[Sandbox]],
+        discard: Callable[[Sandbox], Awaitable[None]],
+    ) -> None:
+        self._size = size
+        self._boot = boot
+        self._discard = discard
+        self._ready: dict[str, deque[Sandbox]] = {}
+        self._fillers: dict[str, asyncio.Task[None]] = {}
+        self._wanted: dict[str, Template] = {}
+        self._discarding: set[asyncio.Task[None]] = set()
+        self._taken_at = 0.0
+        self._closing = False
+
+    def warm(self, template: Template) -> None:
+        """Keep this template's sandboxes ready from now on, replacing those of older builds."""
+        if not self._size or self._closing:
+            return
+        older = self._wanted.get(template.template_id)
+        self._wanted[template.template_id] = template
+        if older is not None and older.build_id != template.build_id:
+            for sandbox in self._ready.pop(template.template_id, ()):
+                task = asyncio.create_task(self._discard(sandbox))
+                self._discarding.add(task)
+                task.add_done_callback(self._discarding.discard)
+        filler = self._fillers.get(template.template_id)
+        if filler is None or filler.done():
+            self._fillers[template.template_id] = asyncio.create_task(
+                self._fill(template.template_id), name=f"pool {template.template_id}"
+            )
+
+    def take(self, template: Template) -> Sandbox | None:
+        """Hand out a ready sandbox, the oldest first, or None when there is none."""
+        self._taken_at = asyncio.get_running_loop().time()
+        ready = self._ready.get(template.template_id)
+        try:
+            while ready:
+                sandbox = ready.popleft()
+                if sandbox.template.build_id == template.build_id and not sandbox.ended.is_set():
+                    return sandbox
+            return None
+        finally:
+            self.warm(template)
+
+    def put(self, sandbox: Sandbox) -> bool:
+        """Take in a sandbox that is pooled already (after a restart), if it is still wanted."""
+        wanted = self._wanted.get(sandbox.template.template_id)
+        if wanted is None or wanted.build_id != sandbox.template.build_id or self._closing:
+            return False
+        ready = self._ready.setdefault(wanted.template_id, deque())
+        if len(ready) >= self._size:
+            return False
+        ready.append(sandbox)
+        return True
+
+    def remove(self, sandbox: Sandbox) -> None:
+        """Forget a pooled sandbox that has ended."""
+        ready = self._ready.get(sandbox.template.template_id)
+        if ready is not None and sandbox in ready:
+            ready.remove(sandbox)
+            self.warm(sandbox.template)
+
+    def count(self, template: Template) -> int:
+        """How many sandboxes of the template are ready."""
+        return len(self._ready.get(template.template_id, ()))
+
+    async def close(self) -> None:
+        """Stop refilling, and discard what is ready."""
+        self._closing = True
+        fillers = list(self._fillers.values())
+        for filler in fillers:
+            filler.cancel()
+        await asyncio.gather(*fillers, return_exceptions=True)
+        sandboxes = [sandbox for ready in self._ready.values() for sandbox in ready]
+        self._ready.clear()
+        await asyncio.gather(*self._discarding, *(self._discard(each) for each in sandboxes))
+
+    async def _fill(self, template_id: str) -> None:
+        loop = asyncio.get_running_loop()
+        while len(self._ready.setdefault(template_id, deque())) < self._size:
+            wait = self._taken_at + _QUIET_SECONDS - loop.time()
+            if wait > 0:
+                await asyncio.sleep(wait)
+                continue
+            template = self._wanted[template_id]
+            try:
+                sandbox = await self._boot(template)
+            except AtollError as error:
+                log.warning("pool.boot_failed", template=template_id, error=str(error))
+                await asyncio.sleep(_RETRY_SECONDS)
+                continue
+            if self._wanted[template_id].build_id != template.build_id or not self.put(sandbox):
+                await self._discard(sandbox)

@@ -1,0 +1,91 @@
+"""A sandbox as a row of the store, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from atoll.isolation.driver import Egress, Resources
+from atoll.sandboxes.model import Sandbox
+from atoll.store.sandboxes import SandboxRow
+from atoll.templates.model import Template
+
+
+def _dump_template(template: Template) -> dict[str, Any]:
+    # The whole template, since it may be rebuilt or removed while its sandboxes live on.
+    return {
+        "template_id": template.template_id,
+        "names": list(template.names),
+        "build_id": template.build_id,
+        "layers": [str(layer) for layer in template.layers],
+        "created_at": template.created_at.timestamp(),
+        "resources": asdict(template.resources),
+        "user": template.user,
+        "workdir": template.workdir,
+        "envs": dict(template.envs),
+    }
+
+
+def load_template(data: Mapping[str, Any]) -> Template:
+    """Rebuild the template that a stored sandbox was made from."""
+    return Template(
+        template_id=data["template_id"],
+        names=tuple(data["names"]),
+        build_id=data["build_id"],
+        layers=tuple(Path(layer) for layer in data["layers"]),
+        created_at=datetime.fromtimestamp(data["created_at"], UTC),
+        resources=Resources(**data["resources"]),
+        user=data["user"],
+        workdir=data["workdir"],
+        envs=data["envs"],
+    )
+
+
+def dump_sandbox(sandbox: Sandbox) -> SandboxRow:
+    """Write down what adopting the sandbox after a restart takes."""
+    return SandboxRow(
+        sandbox_id=sandbox.sandbox_id,
+        state=sandbox.state.value,
+        team_id=sandbox.team_id or None,
+        created_at=sandbox.created_at,
+        started_at=sandbox.started_at.timestamp() if sandbox.started_at else None,
+        end_at=sandbox.end_at.timestamp() if sandbox.end_at else None,
+        record={
+            "template": _dump_template(sandbox.template),
+            "metadata": dict(sandbox.metadata),
+            "envs": dict(sandbox.envs),
+            "access_token": sandbox.access_token,
+            "traffic_token": sandbox.traffic_token,
+            "mask_request_host": sandbox.mask_request_host,
+            "egress": {
+                "internet": sandbox.egress.internet,
+                "allow": list(sandbox.egress.allow),
+                "deny": list(sandbox.egress.deny),
+            },
+            "internet_access": sandbox.internet_access,
+        },
+    )
+
+
+def restore_sandbox(sandbox: Sandbox, row: SandboxRow) -> None:
+    """Give an adopted sandbox back what it had before the restart."""
+    record = row.record
+    sandbox.team_id = row.team_id or ""
+    sandbox.created_at = row.created_at
+    sandbox.started_at = _parse_time(row.started_at)
+    sandbox.end_at = _parse_time(row.end_at)
+    sandbox.metadata = record["metadata"]
+    sandbox.envs = record["envs"]
+    sandbox.access_token = record["access_token"]
+    sandbox.traffic_token = record["traffic_token"]
+    sandbox.mask_request_host = record["mask_request_host"]
+    egress = record["egress"]
+    sandbox.egress = Egress(egress["internet"], tuple(egress["allow"]), tuple(egress["deny"]))
+    sandbox.internet_access = record["internet_access"]
+
+
+def _parse_time(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

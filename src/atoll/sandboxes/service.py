@@ -1,0 +1,309 @@
+"""The life of sandboxes: create, find, prolong, end; and taking them over after a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import secrets
+import shutil
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import structlog
+
+from atoll.agent.client import AgentClient
+from atoll.errors import AtollError, InvalidInput, Overloaded, SandboxNotFound
+from atoll.isolation.driver import Driver, Egress, Instance, SandboxSpec
+from atoll.sandboxes.model import EndReason, NewSandbox, Sandbox, SandboxState, new_sandbox_id
+from atoll.sandboxes.pool import Pool
+from atoll.sandboxes.reaper import Reaper
+from atoll.sandboxes.records import dump_sandbox, load_template, restore_sandbox
+from atoll.store.sandboxes import SandboxRow, SandboxStore
+from atoll.templates.catalog import TemplateCatalog
+from atoll.templates.model import Template
+
+log = structlog.get_logger(__name__)
+
+
+class SandboxService:
+    """All live sandboxes of this server. Every door works through it."""
+
+    def __init__(
+        self,
+        *,
+        driver: Driver,
+        store: SandboxStore,
+        templates: TemplateCatalog,
+        data_dir: Path,
+        pool_size: int,
+        max_sandboxes: int,
+        max_timeout: int,
+        min_free_disk_mb: int,
+    ) -> None:
+        self.templates = templates
+        self._driver = driver
+        self._store = store
+        self._data_dir = data_dir
+        self._max_sandboxes = max_sandboxes
+        self._max_timeout = max_timeout
+        self._min_free_disk = min_free_disk_mb << 20
+        self._live: dict[str, Sandbox] = {}
+        self._creating = 0
+        self._endings: dict[str, asyncio.Task[None]] = {}
+        self._pool = Pool(pool_size, boot=self._boot, discard=self._discard)
+        self._reaper = Reaper(self._expire)
+
+    # -- start and stop ----------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Take over the sandboxes of an earlier server, clear away what was half-made, warm up."""
+        self._reaper.start()
+        for template in self.templates.list():
+            self._pool.warm(template)
+        await self._recover()
+
+    async def stop(self, *, end_sandboxes: bool) -> None:
+        """Let go of the sandboxes, or end them. Pooled ones have no owner and always end."""
+        await self._pool.close()
+        await self._reaper.stop()
+        if end_sandboxes:
+            await asyncio.gather(
+                *(self._end(each, EndReason.SERVER_STOPPED) for each in list(self._live.values()))
+            )
+        await asyncio.gather(*self._endings.values())
+        for sandbox in self._live.values():
+            await sandbox.agent.close()
+
+    async def _recover(self) -> None:
+        rows = {row.sandbox_id: row for row in await self._store.live()}
+        unknown = set(await self._driver.list()) - set(rows)
+        await asyncio.gather(
+            *(self._recover_one(row) for row in rows.values()),
+            *(self._driver.destroy(sandbox_id) for sandbox_id in unknown),
+        )
+        if rows or unknown:
+            log.info("server.recovered", adopted=len(self._live), removed=len(unknown))
+
+    async def _recover_one(self, row: SandboxRow) -> None:
+        instance = await self._driver.adopt(row.sandbox_id)
+        if instance is not None:
+            sandbox = self._wrap(instance, load_template(row.record["template"]), row.created_at)
+            restore_sandbox(sandbox, row)
+            if row.state == SandboxState.POOLED and self._pool.put(sandbox):
+                return
+            if row.state == SandboxState.RUNNING and sandbox.end_at is not None:
+                sandbox.state = SandboxState.RUNNING
+                self._live[sandbox.sandbox_id] = sandbox
+                remaining = sandbox.end_at - datetime.now(UTC)
+                self._reaper.schedule(sandbox.sandbox_id, remaining.total_seconds())
+                return
+        await self._driver.destroy(row.sandbox_id)
+        pooled = row.state == SandboxState.POOLED
+        reason = EndReason.DISCARDED if pooled else EndReason.LOST
+        await self._store.record_end(row.sandbox_id, reason.value)
+
+    # -- create ------------------------------------------------------------------------------
+
+    async def create(self, team_id: str, request: NewSandbox) -> Sandbox:
+        """Hand out a sandbox: a pooled one when there is one, else one booted now.
+
+        Raises `TemplateNotFound`, `InvalidInput`, `Overloaded`, `HostError`.
+        """
+        template = self.templates.get(request.template)
+        self._check_timeout(request.timeout)
+        self._check_room()
+        self._creating += 1
+        try:
+            sandbox = self._pool.take(template) or await self._boot(template)
+            try:
+                await self._hand_out(sandbox, team_id, request)
+            except BaseException:
+                await asyncio.shield(self._end(sandbox, EndReason.FAILED))
+                raise
+        finally:
+            self._creating -= 1
+        log.info("sandbox.created", sandbox_id=sandbox.sandbox_id, template=template.names[0])
+        return sandbox
+
+    async def _hand_out(self, sandbox: Sandbox, team_id: str, request: NewSandbox) -> None:
+        now = datetime.now(UTC)
+        sandbox.state = SandboxState.RUNNING
+        sandbox.team_id = team_id
+        sandbox.started_at = now
+        sandbox.end_at = now + timedelta(seconds=request.timeout)
+        sandbox.metadata = dict(request.metadata)
+        sandbox.envs = {
+            **sandbox.template.envs,
+            "E2B_SANDBOX": "true",
+            "E2B_SANDBOX_ID": sandbox.sandbox_id,
+            "E2B_TEMPLATE_ID": sandbox.template.template_id,
+            **request.envs,
+        }
+        sandbox.access_token = secrets.token_hex(32) if request.secured else None
+        sandbox.traffic_token = None if request.allow_public_traffic else secrets.token_hex(32)
+        sandbox.mask_request_host = request.mask_request_host
+        sandbox.internet_access = request.internet_access
+        if not request.egress.is_default:
+            await self._driver.set_egress(sandbox.instance, request.egress)
+            sandbox.egress = request.egress
+        await self._store.save(dump_sandbox(sandbox))
+        if sandbox.ended.is_set():
+            raise Overloaded("the sandbox ended while it was being made", remedy="try again")
+        self._live[sandbox.sandbox_id] = sandbox
+        self._reaper.schedule(sandbox.sandbox_id, request.timeout)
+
+    async def _boot(self, template: Template) -> Sandbox:
+        """Boot a sandbox that belongs to nobody yet."""
+        sandbox_id = new_sandbox_id()
+        # Where E2B's own agent leaves them, for programs that look for files.
+        marks = {
+            "/run/e2b/.E2B_SANDBOX": "true",
+            "/run/e2b/.E2B_SANDBOX_ID": sandbox_id,
+            "/run/e2b/.E2B_TEMPLATE_ID": template.template_id,
+        }
+        spec = SandboxSpec(
+            sandbox_id=sandbox_id,
+            layers=template.layers,
+            resources=template.resources,
+            files=marks,
+        )
+        instance = await self._driver.create(spec)
+        sandbox = self._wrap(instance, template, time.time())
+        try:
+            await self._store.save(dump_sandbox(sandbox))
+        except BaseException:
+            await asyncio.shield(self._end(sandbox, EndReason.FAILED))
+            raise
+        return sandbox
+
+    def _wrap(self, instance: Instance, template: Template, created_at: float) -> Sandbox:
+        sandbox = Sandbox(
+            sandbox_id=instance.sandbox_id,
+            template=template,
+            instance=instance,
+            agent=AgentClient(functools.partial(self._driver.dial_agent, instance)),
+            driver=self._driver,
+            created_at=created_at,
+        )
+        instance.exited.add_done_callback(functools.partial(self._on_exit, sandbox))
+        return sandbox
+
+    def _check_timeout(self, timeout: int) -> None:
+        if timeout < 0:
+            raise InvalidInput("the timeout must not be negative")
+        if timeout > self._max_timeout:
+            raise InvalidInput(
+                f"the timeout must not be longer than {self._max_timeout} seconds",
+                remedy="ask for less, or have ATOLL_MAX_TIMEOUT raised",
+            )
+
+    def _check_room(self) -> None:
+        if len(self._live) + self._creating >= self._max_sandboxes:
+            raise Overloaded(
+                f"the server has its {self._max_sandboxes} sandboxes already",
+                remedy="end some, or have ATOLL_MAX_SANDBOXES raised",
+            )
+        if shutil.disk_usage(self._data_dir).free < self._min_free_disk:
+            raise Overloaded(
+                "the server's disk is nearly full",
+                remedy="free some, or have ATOLL_MIN_FREE_DISK_MB lowered",
+            )
+
+    # -- find --------------------------------------------------------------------------------
+
+    def lookup(self, sandbox_id: str) -> Sandbox | None:
+        """Find a live sandbox of whatever team (for the gateway, which has other credentials)."""
+        return self._live.get(sandbox_id)
+
+    def get(self, team_id: str, sandbox_id: str) -> Sandbox:
+        """Find a live sandbox of the team.
+
+        Raises `SandboxNotFound`, for another team's sandbox just as for one that never was.
+        """
+        sandbox = self._live.get(sandbox_id)
+        if sandbox is None or sandbox.team_id != team_id:
+            raise SandboxNotFound(sandbox_id)
+        return sandbox
+
+    def list(self, team_id: str) -> list[Sandbox]:
+        """All live sandboxes of the team, in no particular order."""
+        return [sandbox for sandbox in self._live.values() if sandbox.team_id == team_id]
+
+    # -- prolong -----------------------------------------------------------------------------
+
+    async def set_timeout(self, team_id: str, sandbox_id: str, timeout: int) -> None:
+        """Let the sandbox live so many seconds from now: longer or shorter than before."""
+        sandbox = self.get(team_id, sandbox_id)
+        self._check_timeout(timeout)
+        await self._set_end(sandbox, datetime.now(UTC) + timedelta(seconds=timeout))
+
+    async def prolong(self, team_id: str, sandbox_id: str, timeout: int) -> Sandbox:
+        """Let the sandbox live at least so many seconds from now: never shorter than before."""
+        sandbox = self.get(team_id, sandbox_id)
+        self._check_timeout(timeout)
+        end_at = datetime.now(UTC) + timedelta(seconds=timeout)
+        if sandbox.end_at is None or end_at > sandbox.end_at:
+            await self._set_end(sandbox, end_at)
+        return sandbox
+
+    async def _set_end(self, sandbox: Sandbox, end_at: datetime) -> None:
+        sandbox.end_at = end_at
+        seconds = (end_at - datetime.now(UTC)).total_seconds()
+        self._reaper.schedule(sandbox.sandbox_id, seconds)
+        await self._store.set_end_at(sandbox.sandbox_id, end_at.timestamp())
+
+    async def set_egress(self, team_id: str, sandbox_id: str, egress: Egress) -> None:
+        """Replace what the sandbox may reach."""
+        sandbox = self.get(team_id, sandbox_id)
+        await self._driver.set_egress(sandbox.instance, egress)
+        sandbox.egress = egress
+        sandbox.internet_access = egress.internet
+        await self._store.save(dump_sandbox(sandbox))
+
+    # -- end ---------------------------------------------------------------------------------
+
+    async def kill(self, team_id: str, sandbox_id: str) -> None:
+        """End a sandbox. When this returns, nothing of it is left. Raises `SandboxNotFound`."""
+        await asyncio.shield(self._end(self.get(team_id, sandbox_id), EndReason.KILLED))
+
+    async def _expire(self, sandbox_id: str) -> None:
+        sandbox = self._live.get(sandbox_id)
+        if sandbox is not None:
+            await self._end(sandbox, EndReason.TIMEOUT)
+
+    async def _discard(self, sandbox: Sandbox) -> None:
+        await self._end(sandbox, EndReason.DISCARDED)
+
+    def _on_exit(self, sandbox: Sandbox, exited: asyncio.Future[str]) -> None:
+        if exited.cancelled() or sandbox.end_reason is not None:
+            return
+        reason = EndReason.OOM if exited.result() == "oom" else EndReason.EXITED
+        self._end(sandbox, reason)
+
+    def _end(self, sandbox: Sandbox, reason: EndReason) -> asyncio.Task[None]:
+        """End a sandbox, once: whoever comes second waits for the same end."""
+        sandbox_id = sandbox.sandbox_id
+        if sandbox_id not in self._endings:
+            # From this moment on nobody finds it, and all that streams from it drops.
+            self._live.pop(sandbox_id, None)
+            self._reaper.cancel(sandbox_id)
+            sandbox.end_reason = reason
+            sandbox.state = SandboxState.ENDED
+            sandbox.ended.set()
+            self._pool.remove(sandbox)
+            task = asyncio.create_task(self._clear_away(sandbox, reason))
+            self._endings[sandbox_id] = task
+            task.add_done_callback(lambda _: self._endings.pop(sandbox_id, None))
+        return self._endings[sandbox_id]
+
+    async def _clear_away(self, sandbox: Sandbox, reason: EndReason) -> None:
+        # The row first: should the server die before the sandbox does, the next start finds a
+        # sandbox that nobody owns and removes it.
+        await self._store.record_end(sandbox.sandbox_id, reason.value)
+        await sandbox.agent.close()
+        try:
+            await self._driver.destroy(sandbox.sandbox_id)
+        except AtollError as error:
+            log.error("sandbox.destroy_failed", sandbox_id=sandbox.sandbox_id, error=str(error))
+        log.info("sandbox.ended", sandbox_id=sandbox.sandbox_id, reason=reason.value)

@@ -1,0 +1,85 @@
+"""What must be known about sandboxes after a restart, and how each of them ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, update
+
+from atoll.store.database import Database
+from atoll.store.tables import sandboxes
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxRow:
+    """One sandbox, as stored."""
+
+    sandbox_id: str
+    state: str
+    """`pooled`, `running` or `ended`."""
+    created_at: float
+    record: Mapping[str, Any]
+    """What the core wants back: JSON."""
+    team_id: str | None = None
+    started_at: float | None = None
+    end_at: float | None = None
+    ended_at: float | None = None
+    end_reason: str | None = None
+
+
+class SandboxStore:
+    """Keeps one row per sandbox, the ended ones included."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def save(self, row: SandboxRow) -> None:
+        """Insert the row, or replace the one that is there."""
+        values = {
+            "state": row.state,
+            "team_id": row.team_id,
+            "created_at": row.created_at,
+            "started_at": row.started_at,
+            "end_at": row.end_at,
+            "ended_at": row.ended_at,
+            "end_reason": row.end_reason,
+            "record": dict(row.record),
+        }
+
+        def work(connection: Connection) -> None:
+            change = update(sandboxes).where(sandboxes.c.sandbox_id == row.sandbox_id)
+            if not connection.execute(change.values(values)).rowcount:
+                connection.execute(insert(sandboxes).values(sandbox_id=row.sandbox_id, **values))
+
+        await self._database.run(work)
+
+    async def set_end_at(self, sandbox_id: str, end_at: float) -> None:
+        """Move the deadline."""
+        change = update(sandboxes).where(sandboxes.c.sandbox_id == sandbox_id)
+        await self._database.run(lambda c: c.execute(change.values(end_at=end_at))
+        )
+
+    async def record_end(self, sandbox_id: str, reason: str) -> None:
+        """Write down that a sandbox ended, when, and why. The first end counts."""
+        change = (
+            update(sandboxes)
+            .where(sandboxes.c.sandbox_id == sandbox_id, sandboxes.c.state != "ended")
+            .values(state="ended", ended_at=time.time(), end_reason=reason)
+        )
+        await self._database.run(lambda connection: connection.execute(change))
+
+    async def live(self) -> list[SandboxRow]:
+        """All that had not ended when last heard of."""
+        query = select(sandboxes).where(sandboxes.c.state != "ended")
+        rows = await self._database.run(
+            lambda connection: connection.execute(query).mappings().all())
+        return [SandboxRow(**row) for row in rows]
+
+    async def get(self, sandbox_id: str) -> SandboxRow | None:
+        """One sandbox, ended or not."""
+        query = select(sandboxes).where(sandboxes.c.sandbox_id == sandbox_id)
+        row = await self._database.run(lambda c: c.execute(query).mappings().first())
+        return SandboxRow(**row) if row is not None else None
