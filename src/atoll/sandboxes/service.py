@@ -276,7 +276,7 @@ class SandboxService:
         await self._end(sandbox, EndReason.DISCARDED)
 
     def _on_exit(self, sandbox: Sandbox, exited: asyncio.Future[str]) -> None:
-        if exited.cancelled() or sandbox.end_reason is not None:
+        if exited.cancelled() or exited.result() == "destroyed":
             return
         reason = EndReason.OOM if exited.result() == "oom" else EndReason.EXITED
         self._end(sandbox, reason)

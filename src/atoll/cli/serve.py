@@ -1,0 +1,54 @@
+"""`atoll serve`: the server itself."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+import uvloop
+
+from atoll.cli.environment import format_exports
+from atoll.cli.options import DataDir
+from atoll.isolation.mounts import enter_private_mounts
+from atoll.logs import configure_logs
+from atoll.server import RunningServer, Server, lock_data_dir
+from atoll.settings import load_settings
+
+
+def serve(
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="The one port of the server.", show_default="3000")
+    ] = None,
+    data_dir: DataDir = None,
+    stop_sandboxes: Annotated[
+        bool,
+        typer.Option(
+            "--stop-sandboxes",
+            help="End all sandboxes with the server, instead of leaving them to the next start.",
+        ),
+    ] = False,
+) -> None:
+    """Serve until Ctrl-C. Sandboxes live on, unless --stop-sandboxes is given."""
+    settings = load_settings(host=host, port=port, data_dir=data_dir)
+    configure_logs(settings.log_format)
+    with lock_data_dir(settings.data_dir):
+        # Before any thread exists: a thread is born into the mount namespace of its maker.
+        enter_private_mounts()
+        uvloop.run(
+            Server(settings).run(
+                stop_sandboxes=stop_sandboxes, progress=_print_progress, ready=_print_ready
+            )
+        )
+
+
+def _print_progress(line: str) -> None:
+    typer.echo(f"  {line}", err=True)
+
+
+def _print_ready(server: RunningServer) -> None:
+    typer.echo("Atoll is ready")
+    for line in format_exports(server):
+        typer.echo(line)

@@ -1,0 +1,254 @@
+"""The server: builds every part, in one place, and runs them in one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+import uvicorn
+
+from atoll.agent.runtime import build_runtime
+from atoll.doors.e2b.control import ControlPlane
+from atoll.doors.gateway import build_gateway
+from atoll.errors import ConfigurationError, HostError
+from atoll.isolation.oci import OciDriver
+from atoll.sandboxes.service import SandboxService
+from atoll.settings import Settings
+from atoll.store.database import Database
+from atoll.store.keys import KeyStore
+from atoll.store.sandboxes import SandboxStore
+from atoll.templates.catalog import TemplateCatalog
+
+log = structlog.get_logger(__name__)
+
+LOCAL_KEY_FILE = "local.key"
+_LOCAL_KEY_NAME = "local"
+_LOCK_FILE = "server.lock"
+_SERVER_FILE = "server.json"
+_GRACE_SECONDS = 2
+_BACKLOG = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """What a running server says of itself to programs on the same machine."""
+
+    pid: int
+    url: str
+    domain: str
+    api_key: str
+
+
+@contextlib.contextmanager
+def lock_data_dir(data_dir: Path) -> Iterator[None]:
+    """Hold the data directory for this process alone.
+
+    Raises `HostError` when another process holds it.
+    """
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        file = (data_dir / _LOCK_FILE).open("a")
+    except OSError as error:
+        raise HostError(
+            f"the data directory can't be used: {error}", remedy="choose another with --data-dir"
+        ) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise HostError(
+                f"another server uses {data_dir}",
+                remedy="stop it, or choose another directory with --data-dir",
+            ) from None
+        yield
+
+
+def find_server(data_dir: Path) -> RunningServer | None:
+    """Return the server that runs on this data directory and is ready, or None."""
+    try:
+        said = json.loads((data_dir / _SERVER_FILE).read_text())
+        if said.pop("started") != _read_start_time(said["pid"]):
+            return None  # the number is another process's by now
+        api_key = (data_dir / LOCAL_KEY_FILE).read_text().strip()
+    except (OSError, ValueError):
+        return None
+    return RunningServer(**said, api_key=api_key)
+
+
+def _read_start_time(pid: int) -> str:
+    # Field 22 of stat; the name before it may hold spaces and brackets.
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+
+
+def ensure_local_key(keys: KeyStore, data_dir: Path) -> str:
+    """Return the key for the owner of this machine, making it on the first start.
+
+    It is kept in the data directory, readable for the owner alone, so that `atoll env` can print
+    it; keys made by `atoll keys create` are kept nowhere but as a hash.
+    """
+    path = data_dir / LOCAL_KEY_FILE
+    if path.exists():
+        key = path.read_text().strip()
+        if keys.is_valid(key):
+            return key
+        path.unlink()
+    for old in keys.list():
+        if old.name == _LOCAL_KEY_NAME:
+            keys.revoke(old.key_id)
+    key = keys.create(name=_LOCAL_KEY_NAME)
+    with open(path, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write(key + "\n")
+    return key
+
+
+def build_driver(settings: Settings) -> OciDriver:
+    """Build the driver that the settings ask for."""
+    return OciDriver(
+        settings.data_dir,
+        runtime_dir=build_runtime(settings.data_dir / "agent"),
+        network=settings.network or None,
+        dns=settings.dns,
+        egress_allow=settings.egress_allow,
+        egress_deny=settings.egress_deny,
+        max_concurrent_creates=settings.max_concurrent_creates,
+    )
+
+
+class _Http(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.accepting = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Say when connections are taken."""
+        await super().startup(sockets)
+        self.accepting.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to us: they end more than the HTTP part."""
+        yield
+
+
+class Server:
+    """One server over one data directory."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stopping = asyncio.Event()
+
+    async def run(
+        self,
+        *,
+        stop_sandboxes: bool,
+        progress: Callable[[str], None],
+        ready: Callable[[RunningServer], None],
+    ) -> None:
+        """Serve until `stop` or a signal.
+
+        Raises `HostError` or `ConfigurationError` when it can't start.
+        """
+        settings = self._settings
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.stop)
+        with self._bind() as listener:
+            database = Database(settings.database)
+            try:
+                keys = KeyStore(database)
+                api_key = ensure_local_key(keys, settings.data_dir)
+                templates = TemplateCatalog(settings.templates)
+                authorities = [Path(each) for each in settings.authorities]
+                await templates.ensure_base(progress=progress, authorities=authorities)
+                driver = build_driver(settings)
+                await driver.start()
+                service = SandboxService(
+                    driver=driver,
+                    store=SandboxStore(database),
+                    templates=templates,
+                    data_dir=settings.data_dir,
+                    pool_size=settings.pool_size,
+                    max_sandboxes=settings.max_sandboxes,
+                    max_timeout=settings.max_timeout,
+                    min_free_disk_mb=settings.min_free_disk_mb,
+                )
+                await service.start()
+                try:
+                    await self._serve(listener, service, keys, api_key, ready)
+                finally:
+                    await service.stop(end_sandboxes=stop_sandboxes)
+                    await (driver.purge() if stop_sandboxes else driver.stop())
+            finally:
+                database.close()
+
+    def stop(self) -> None:
+        """Ask the server to end."""
+        self._stopping.set()
+
+    async def _serve(
+        self,
+        listener: socket.socket,
+        service: SandboxService,
+        keys: KeyStore,
+        api_key: str,
+        ready: Callable[[RunningServer], None],
+    ) -> None:
+        settings = self._settings
+        control = ControlPlane(service=service, keys=keys, domain=settings.domain).build_app()
+        http = _Http(
+            uvicorn.Config(
+                build_gateway(service, control=control, domain=settings.domain),
+                http="httptools",
+                ws="websockets-sansio",
+                ws_max_size=64 << 20,
+                lifespan="off",
+                interface="asgi3",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                timeout_keep_alive=305,  # longer than the SDKs keep theirs: they close first
+                timeout_graceful_shutdown=_GRACE_SECONDS,
+                backlog=_BACKLOG,
+            )
+        )
+        serving = asyncio.create_task(http.serve(sockets=[listener]))
+        said = RunningServer(os.getpid(), settings.url, settings.domain, api_key)
+        path = settings.data_dir / _SERVER_FILE
+        try:
+            await http.accepting.wait()
+            public = {"pid": said.pid, "url": said.url, "domain": said.domain}
+            aside = path.with_suffix(".new")
+            aside.write_text(json.dumps({**public, "started": _read_start_time(said.pid)}))
+            aside.rename(path)
+            ready(said)
+            waiting = asyncio.create_task(self._stopping.wait())
+            await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+        finally:
+            path.unlink(missing_ok=True)
+            http.should_exit = True
+            await serving
+
+    def _bind(self) -> socket.socket:
+        settings = self._settings
+        try:
+            family, _, _, _, address = socket.getaddrinfo(
+                settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            listener = socket.create_server(address, family=family, backlog=_BACKLOG)
+        except OSError as error:
+            raise ConfigurationError(
+                f"can't listen on {settings.host}:{settings.port}: {error.strerror or error}",
+                remedy="stop what uses the port, or choose another with --port",
+            ) from None
+        listener.setblocking(False)
+        return listener

@@ -1,0 +1,97 @@
+"""The command line, and the demonstration that `make run` shows."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.server import TEMPLATES, RunningServer, find_leftovers, free_port
+
+
+def test_env_prints_what_a_shell_can_source(server: RunningServer) -> None:
+    printed = server.atoll("env")
+    assert printed.returncode == 0
+    program = "echo $E2B_API_URL $E2B_SANDBOX_URL $E2B_API_KEY"
+    told = subprocess.run(
+        ["sh", "-c", f"{printed.stdout}\n{program}"], capture_output=True, text=True
+    ).stdout.split()
+    assert told == [server.url, server.url, server.api_key]
+    assert json.loads(server.atoll("env", "--json").stdout)["E2B_API_KEY"] == server.api_key
+
+
+def test_env_without_a_server(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "atoll", "env", "--data-dir", str(tmp_path)]
+    told = subprocess.run(command, capture_output=True, text=True)
+    assert told.returncode == 1
+    assert "FIX:" in told.stderr
+
+
+def test_keys_are_listed_and_revoked(server: RunningServer) -> None:
+    import httpx
+
+    key = server.atoll("keys", "create", "brief").stdout.strip()
+    listed = json.loads(server.atoll("keys", "list", "--json").stdout)
+    found = next(each for each in listed if each["name"] == "brief")
+    assert found["hint"] == key[-4:]
+    assert key not in server.atoll("keys", "list").stdout
+    again = server.atoll("keys", "create", "brief")
+    assert again.returncode == 1
+    assert "FIX:" in again.stderr
+    url = f"{server.url}/v2/sandboxes"
+    assert httpx.get(url, headers={"X-API-Key": key}).status_code == 200
+    assert server.atoll("keys", "revoke", found["id"]).returncode == 0
+    import time
+
+    time.sleep(2.1)
+    assert httpx.get(url, headers={"X-API-Key": key}).status_code == 401
+    assert server.atoll("keys", "revoke", found["id"]).returncode == 1
+
+
+def test_a_wrong_setting_is_named(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "atoll", "serve", "--data-dir", str(tmp_path)]
+    environ = {**os.environ, "ATOLL_POOL_SIZE": "many"}
+    told = subprocess.run(command, capture_output=True, text=True, env=environ)
+    assert told.returncode == 1
+    assert "FIX:" in told.stderr
+    assert "ATOLL_POOL_SIZE" in told.stderr
+
+
+def test_a_taken_port_is_named(server: RunningServer, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "atoll", "serve", "--data-dir", str(tmp_path)]
+    told = subprocess.run([*command, "--port", str(server.port)], capture_output=True, text=True)
+    assert told.returncode == 1
+    assert str(server.port) in told.stderr
+    assert "FIX:" in told.stderr
+
+
+def test_the_demonstration(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "atoll", "demo", "--once", "--data-dir", str(tmp_path)]
+    environ = {**os.environ, "ATOLL_TEMPLATE_DIR": TEMPLATES}
+    told = subprocess.run(
+        [*command, "--port", str(free_port())], capture_output=True, text=True, env=environ
+    )
+    assert told.returncode == 0, told.stdout + told.stderr
+    steps = [line for line in told.stdout.splitlines() if line.startswith("  ok ")]
+    assert len(steps) == 6
+    assert find_leftovers(tmp_path) == []
+
+
+def test_doctor(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "atoll", "doctor", "--data-dir", str(tmp_path)]
+    environ = {**os.environ, "ATOLL_TEMPLATE_DIR": TEMPLATES}
+    told = subprocess.run(command, capture_output=True, text=True, env=environ)
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert "a sandbox booted" in told.stdout
+    # A machine without nft: the problem is named, with what to do.
+    environ["PATH"] = "/nonexistent"
+    told = subprocess.run(command, capture_output=True, text=True, env=environ)
+    assert told.returncode == 1
+    assert "FIX:" in told.stdout
+
+
+def test_the_idle_server_is_small(server: RunningServer) -> None:
+    resident = int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[1]) * 4096
+    assert resident < 150 << 20
