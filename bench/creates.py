@@ -25,7 +25,7 @@ def _wait_for_pool(target: Target, size: int) -> None:
     """Wait until the pool is full, by what is on disk: a pooled sandbox has a directory."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        if sum(1 for _ in (target.data_dir / "sandboxes").glob("*")) >= size:
+        if sum(1 for _ in (target.data_dir / "isolation" / "sandboxes").glob("*")) >= size:
             time.sleep(1.0)
             return
         time.sleep(0.1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -139,9 +140,8 @@ def find_leftovers(data_dir: Path) -> list[str]:
 
 
 def _find_named(data_dir: Path) -> list[str]:
-    from atoll.isolation.instance import instance_name
-
-    name = instance_name(data_dir)
+    state = os.fsencode(data_dir / "isolation")
+    name = hashlib.sha256(state).hexdigest()[:7]  # as the driver names its things
     left = []
     for directory, _, _ in os.walk("/sys/fs/cgroup"):
         if name in directory:

@@ -113,7 +113,7 @@ def ensure_local_key(keys: KeyStore, data_dir: Path) -> str:
 def build_driver(settings: Settings) -> OciDriver:
     """Build the driver that the settings ask for."""
     return OciDriver(
-        settings.data_dir,
+        settings.data_dir / "isolation",
         runtime_dir=build_runtime(settings.data_dir / "agent"),
         network=settings.network or None,
         dns=settings.dns,
@@ -182,6 +182,7 @@ class Server:
                     min_free_disk_mb=settings.min_free_disk_mb,
                 )
                 await service.start()
+                await templates.prune(in_use=service.layers_in_use())
                 try:
                     await self._serve(listener, service, keys, api_key, ready)
                 finally:
@@ -204,9 +205,10 @@ class Server:
     ) -> None:
         settings = self._settings
         control = ControlPlane(service=service, keys=keys, domain=settings.domain).build_app()
+        gateway = build_gateway(service, control=control, domain=settings.domain)
         http = _Http(
             uvicorn.Config(
-                build_gateway(service, control=control, domain=settings.domain),
+                gateway,
                 http="httptools",
                 ws="websockets-sansio",
                 ws_max_size=64 << 20,
@@ -237,6 +239,7 @@ class Server:
             path.unlink(missing_ok=True)
             http.should_exit = True
             await serving
+            await gateway.close()
 
     def _bind(self) -> socket.socket:
         settings = self._settings

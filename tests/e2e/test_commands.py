@@ -7,7 +7,12 @@ import time
 
 import pytest
 from e2b import AsyncSandbox, CommandExitException, PtySize, Sandbox
-from e2b.exceptions import InvalidArgumentException, SandboxException, TimeoutException
+from e2b.exceptions import (
+    AuthenticationException,
+    InvalidArgumentException,
+    SandboxException,
+    TimeoutException,
+)
 
 from tests.server import RunningServer
 
@@ -55,7 +60,7 @@ def test_who_and_where(sandbox: Sandbox) -> None:
 
 
 def test_an_unknown_user_is_named(sandbox: Sandbox) -> None:
-    with pytest.raises(SandboxException, match="invalid username: 'nobody-here'"):
+    with pytest.raises(AuthenticationException, match="invalid username: 'nobody-here'"):
         sandbox.commands.run("true", user="nobody-here")
 
 

@@ -63,7 +63,7 @@ def test_a_pooled_sandbox_cannot_be_reached(tmp_path: Path) -> None:
         wait_for_pool(tmp_path, 2)
         listed = httpx.get(f"{server.url}/v2/sandboxes", headers=server.headers)
         assert listed.json() == []
-        for directory in (tmp_path / "sandboxes").iterdir():
+        for directory in (tmp_path / "isolation" / "sandboxes").iterdir():
             sandbox_id = directory.name
             headers = {"E2b-Sandbox-Id": sandbox_id, "E2b-Sandbox-Port": "49983"}
             assert httpx.get(f"{server.url}/health", headers=headers).status_code == 502

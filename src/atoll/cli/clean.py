@@ -9,7 +9,6 @@ import typer
 import uvloop
 
 from atoll.cli.options import DataDir
-from atoll.isolation.mounts import enter_private_mounts
 from atoll.server import build_driver, lock_data_dir
 from atoll.settings import Settings, load_settings
 
@@ -26,7 +25,6 @@ def clean(
         typer.echo(f"nothing to clean: {settings.data_dir} does not exist")
         return
     with lock_data_dir(settings.data_dir):
-        enter_private_mounts()
         uvloop.run(_purge(settings))
         for entry in settings.data_dir.iterdir():
             if entry == settings.templates and not templates:

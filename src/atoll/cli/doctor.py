@@ -10,12 +10,12 @@ from pathlib import Path
 import typer
 import uvloop
 
-from atoll.agent.client import AgentClient, ProcessConfig, ProcessEnd
+from atoll.agent.client import AgentClient
+from atoll.agent.model import ProcessConfig, ProcessEnd
 from atoll.cli.options import DataDir
 from atoll.errors import AtollError, HostError
 from atoll.isolation.checks import check_host
 from atoll.isolation.driver import SandboxSpec
-from atoll.isolation.mounts import enter_private_mounts
 from atoll.logs import configure_logs
 from atoll.sandboxes.model import new_sandbox_id
 from atoll.server import build_driver
@@ -27,7 +27,6 @@ def doctor(data_dir: DataDir = None) -> None:
     """Check the machine, boot a real sandbox, and print a FIX: line for every problem."""
     settings = load_settings(data_dir=data_dir)
     configure_logs("text")
-    enter_private_mounts()
     if not uvloop.run(_examine(settings)):
         raise typer.Exit(1)
 

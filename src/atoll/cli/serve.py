@@ -9,7 +9,6 @@ import uvloop
 
 from atoll.cli.environment import format_exports
 from atoll.cli.options import DataDir
-from atoll.isolation.mounts import enter_private_mounts
 from atoll.logs import configure_logs
 from atoll.server import RunningServer, Server, lock_data_dir
 from atoll.settings import load_settings
@@ -35,8 +34,6 @@ def serve(
     settings = load_settings(host=host, port=port, data_dir=data_dir)
     configure_logs(settings.log_format)
     with lock_data_dir(settings.data_dir):
-        # Before any thread exists: a thread is born into the mount namespace of its maker.
-        enter_private_mounts()
         uvloop.run(
             Server(settings).run(
                 stop_sandboxes=stop_sandboxes, progress=_print_progress, ready=_print_ready

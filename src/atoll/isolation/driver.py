@@ -152,7 +152,10 @@ class Driver(ABC):
 
     @abstractmethod
     async def set_egress(self, instance: Instance, egress: Egress) -> None:
-        """Apply a policy; it holds for the very next packet. Raises `InvalidInput` for a bad CIDR."""
+        """Apply a policy; it holds for the very next packet.
+
+        Raises `InvalidInput` for a bad CIDR.
+        """
 
     @abstractmethod
     async def usage(self, instance: Instance) -> Usage:

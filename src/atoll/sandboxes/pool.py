@@ -43,11 +43,17 @@ class Pool:
         self._wanted: dict[str, Template] = {}
         self._discarding: set[asyncio.Task[None]] = set()
         self._taken_at = 0.0
-        self._closing = False
+        self._running = False
+
+    def start(self) -> None:
+        """Begin to boot. Until then, sandboxes of an earlier server can be put in."""
+        self._running = True
+        for template in list(self._wanted.values()):
+            self.warm(template)
 
     def warm(self, template: Template) -> None:
         """Keep this template's sandboxes ready from now on, replacing those of older builds."""
-        if not self._size or self._closing:
+        if not self._size:
             return
         older = self._wanted.get(template.template_id)
         self._wanted[template.template_id] = template
@@ -56,6 +62,8 @@ class Pool:
                 task = asyncio.create_task(self._discard(sandbox))
                 self._discarding.add(task)
                 task.add_done_callback(self._discarding.discard)
+        if not self._running:
+            return
         filler = self._fillers.get(template.template_id)
         if filler is None or filler.done():
             self._fillers[template.template_id] = asyncio.create_task(
@@ -78,7 +86,7 @@ class Pool:
     def put(self, sandbox: Sandbox) -> bool:
         """Take in a sandbox that is pooled already (after a restart), if it is still wanted."""
         wanted = self._wanted.get(sandbox.template.template_id)
-        if wanted is None or wanted.build_id != sandbox.template.build_id or self._closing:
+        if wanted is None or wanted.build_id != sandbox.template.build_id:
             return False
         ready = self._ready.setdefault(wanted.template_id, deque())
         if len(ready) >= self._size:
@@ -97,14 +105,19 @@ class Pool:
         """How many sandboxes of the template are ready."""
         return len(self._ready.get(template.template_id, ()))
 
+    def sandboxes(self) -> list[Sandbox]:
+        """All that are ready."""
+        return [sandbox for ready in self._ready.values() for sandbox in ready]
+
     async def close(self) -> None:
         """Stop refilling, and discard what is ready."""
-        self._closing = True
+        self._running = False
+        self._wanted.clear()
         fillers = list(self._fillers.values())
         for filler in fillers:
             filler.cancel()
         await asyncio.gather(*fillers, return_exceptions=True)
-        sandboxes = [sandbox for ready in self._ready.values() for sandbox in ready]
+        sandboxes = self.sandboxes()
         self._ready.clear()
         await asyncio.gather(*self._discarding, *(self._discard(each) for each in sandboxes))
 
@@ -122,5 +135,5 @@ class Pool:
                 log.warning("pool.boot_failed", template=template_id, error=str(error))
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
-            if self._wanted[template_id].build_id != template.build_id or not self.put(sandbox):
+            if not self.put(sandbox):
                 await self._discard(sandbox)

@@ -62,6 +62,7 @@ class SandboxService:
         for template in self.templates.list():
             self._pool.warm(template)
         await self._recover()
+        self._pool.start()
 
     async def stop(self, *, end_sandboxes: bool) -> None:
         """Let go of the sandboxes, or end them. Pooled ones have no owner and always end."""
@@ -229,6 +230,11 @@ class SandboxService:
     def list(self, team_id: str) -> list[Sandbox]:
         """All live sandboxes of the team, in no particular order."""
         return [sandbox for sandbox in self._live.values() if sandbox.team_id == team_id]
+
+    def layers_in_use(self) -> set[Path]:
+        """The layers that live sandboxes stand on, pooled ones included."""
+        sandboxes = [*self._live.values(), *self._pool.sandboxes()]
+        return {layer for sandbox in sandboxes for layer in sandbox.template.layers}
 
     # -- prolong -----------------------------------------------------------------------------
 

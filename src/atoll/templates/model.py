@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import string
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 from atoll.isolation.driver import Resources
+
+_ID_ALPHABET = string.ascii_lowercase + string.digits
+_ID_LENGTH = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,3 +34,16 @@ class Template:
     workdir: str | None = None
     """Where commands start; None is the home directory of the user."""
     envs: Mapping[str, str] = field(default_factory=dict)
+
+
+def derive_id(name: str) -> str:
+    """The id of the template with this main name: the same on every machine and after every build.
+
+    20 lower-case letters and digits, the form that E2B's ids have.
+    """
+    number = int.from_bytes(hashlib.sha256(f"template:{name}".encode()).digest())
+    digits = []
+    for _ in range(_ID_LENGTH):
+        number, digit = divmod(number, len(_ID_ALPHABET))
+        digits.append(_ID_ALPHABET[digit])
+    return "".join(digits)

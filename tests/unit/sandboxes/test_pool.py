@@ -34,7 +34,9 @@ class Yard:
         self.discarded.append(sandbox)
 
     def pool(self, size: int) -> Pool:
-        return Pool(size, boot=self.boot, discard=self.discard)
+        pool = Pool(size, boot=self.boot, discard=self.discard)
+        pool.start()
+        return pool
 
 
 @pytest.fixture
@@ -100,13 +102,16 @@ async def test_one_that_died_is_passed_over_and_replaced(yard: Yard) -> None:
 
 
 async def test_what_is_adopted_counts(yard: Yard, make_sandbox: Callable[..., Sandbox]) -> None:
-    pool, template = yard.pool(2), make_template()
+    pool, template = Pool(2, boot=yard.boot, discard=yard.discard), make_template()
     stranger = make_sandbox(template=make_template("other"))
     pool.warm(template)
     adopted = make_sandbox(template=template)
     assert pool.put(adopted) is True
     assert pool.put(stranger) is False
     assert pool.put(make_sandbox(template=make_template(build="0"))) is False
+    await asyncio.sleep(0.02)
+    assert yard.booted == []  # nothing is booted before it is started
+    pool.start()
     await settle(pool, template, 2)
     assert pool.put(make_sandbox(template=template)) is False  # it is full
     assert len(yard.booted) == 1

@@ -1,0 +1,201 @@
+"""The connections to one sandbox's agent, and the shapes that operations have."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
+from typing import Any
+
+from atoll.agent.channel import REPLY_LIMIT, Channel
+from atoll.agent.guest.wire import JSON
+from atoll.agent.replies import decode_message, read_error, take_object, take_result
+from atoll.errors import AgentFailed, NotFound, PathNotFound, SandboxGone
+
+Dial = Callable[[], Awaitable[socket.socket]]
+"""Opens a new connection to the agent: a connected unix stream socket."""
+
+TREE_SECONDS = 3600.0
+"""For operations that go through whole directory trees."""
+
+_ANSWER_SECONDS = 60.0
+"""For operations that the agent answers at once."""
+_IDLE_KEPT = 4
+_BUFFER = 1024 * 1024
+_FIRST_PAUSE = 0.001
+_LONGEST_PAUSE = 0.016
+_GATHERED_LIMIT = 64 * 1024 * 1024
+"""Most bytes of replies that one operation puts together."""
+
+
+class Calls:
+    """Makes calls to one agent. Each has a connection of its own; idle ones are used again.
+
+    All raise `SandboxGone` when the sandbox has ended and `AgentFailed` when the agent breaks the
+    protocol or does not answer.
+    """
+
+    def __init__(self, dial: Dial) -> None:
+        self._dial = dial
+        self._idle: list[Channel] = []
+        self._channels: set[Channel] = set()
+        self._closed = False
+
+    async def close(self) -> None:
+        """Drop all connections; operations under way raise `SandboxGone`. Idempotent."""
+        self._closed = True
+        self._idle.clear()
+        for channel in tuple(self._channels):
+            channel.abort()
+        self._channels.clear()
+
+    async def _acquire(self) -> Channel:
+        while self._idle:
+            channel = self._idle.pop()
+            if channel.is_idle:
+                channel.busy = True
+                return channel
+            self.discard(channel)
+        try:
+            return await self._connect()
+        except OSError as error:
+            raise SandboxGone(f"the sandbox cannot be reached: {error}") from error
+
+    async def _connect(self) -> Channel:
+        if self._closed:
+            raise SandboxGone("the sandbox has ended")
+        connection = await self._dial()
+        try:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
+            loop = asyncio.get_running_loop()
+            _, channel = await loop.create_unix_connection(Channel, sock=connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._channels.add(channel)
+        channel.busy = True
+        return channel
+
+    def release(self, channel: Channel) -> None:
+        """Give a connection back when its operation is closed; else it is dropped."""
+        channel.busy = False
+        channel.message_limit = REPLY_LIMIT
+        if channel.is_idle and not self._closed and len(self._idle) < _IDLE_KEPT:
+            self._idle.append(channel)
+        else:
+            self.discard(channel)
+
+    def discard(self, channel: Channel) -> None:
+        """Drop a connection."""
+        self._channels.discard(channel)
+        channel.abort()
+
+    async def call(
+        self,
+        op: str,
+        request: Mapping[str, object],
+        *,
+        not_found: type[NotFound] = PathNotFound,
+        timeout: float = _ANSWER_SECONDS,
+    ) -> dict[str, Any]:
+        """Do an operation of one request and one reply."""
+        channel = await self._acquire()
+        try:
+            async with asyncio.timeout(timeout):
+                channel.send_request({"op": op, **request})
+                message = await channel.receive_message()
+        except TimeoutError as error:
+            self.discard(channel)
+            raise AgentFailed(f"the agent did not answer {op} within {timeout:g} s") from error
+        except BaseException:
+            self.discard(channel)
+            raise
+        self.release(channel)
+        return take_result(message, not_found)
+
+    async def open(
+        self, op: str, request: Mapping[str, object], key: str, not_found: type[NotFound]
+    ) -> tuple[Channel, dict[str, Any]]:
+        """Begin an operation that goes on; return what its first message holds under `key`."""
+        channel = await self._acquire()
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                channel.send_request({"op": op, **request})
+                message = await channel.receive_message()
+            if "error" not in message:
+                return channel, take_object(message, key)
+        except TimeoutError as error:
+            self.discard(channel)
+            raise AgentFailed(f"the agent did not answer {op} in time") from error
+        except BaseException:
+            self.discard(channel)
+            raise
+        self.release(channel)
+        raise read_error(message, not_found)
+
+    async def gather(
+        self,
+        op: str,
+        request: Mapping[str, object],
+        take: Callable[[dict[str, Any]], None],
+        *,
+        message_limit: int = REPLY_LIMIT,
+    ) -> None:
+        """Do an operation that gives any number of messages before the closing one."""
+        channel = await self._acquire()
+        channel.message_limit = message_limit
+        received = 0
+        try:
+            async with asyncio.timeout(TREE_SECONDS):
+                channel.send_request({"op": op, **request})
+                while True:
+                    kind, payload = await channel.receive()
+                    received += len(payload)
+                    if kind != JSON or received > _GATHERED_LIMIT:
+                        raise AgentFailed(f"the agent sent too much, or no message, for {op}")
+                    message = decode_message(payload)
+                    if "ok" in message or "error" in message:
+                        break
+                    take(message)
+        except TimeoutError as error:
+            self.discard(channel)
+            raise AgentFailed(f"the agent did not finish {op} in time") from error
+        except BaseException:
+            self.discard(channel)
+            raise
+        self.release(channel)
+        take_result(message, PathNotFound)
+
+    async def upload(
+        self,
+        op: str,
+        request: Mapping[str, object],
+        chunks: AsyncIterable[bytes],
+        *,
+        gather: bool,
+        not_found: type[NotFound],
+    ) -> dict[str, Any]:
+        """Do an operation whose request is followed by content."""
+        channel = await self._acquire()
+        try:
+            channel.send_request({"op": op, "body": True, **request})
+            complete = await channel.send_body(chunks, gather=gather)
+            message = await channel.receive_message()
+            if not complete and "error" not in message:
+                raise AgentFailed(f"the agent answered {op} before it had everything")
+        except BaseException:
+            self.discard(channel)
+            raise
+        self.release(channel)
+        return take_result(message, not_found)
+
+    async def wait_until_ready(self) -> None:
+        """Connect to an agent that may still be starting, for as long as it takes."""
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                self.release(await self._connect())
+                return
+            except OSError:  # It does not listen yet.
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)

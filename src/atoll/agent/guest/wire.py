@@ -1,0 +1,97 @@
+"""The frames between the host and the agent, and the JSON inside some of them.
+
+A frame is one byte of kind, four bytes of big-endian length, and the payload. A connection carries
+one operation at a time: the host sends a `J` request (followed, for operations with a body, by `D`
+frames and one `X`), the agent answers with any number of frames and closes the operation with a `J`
+frame that holds `ok` or `error`. Then the next request may follow.
+
+The host imports this module too, for the constants: both sides are always of one version's making.
+"""
+
+from __future__ import annotations
+
+import _json
+
+TYPE_CHECKING = False  # The typing module itself is not in the runtime directory.
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PROTOCOL = 1
+"""Raised when an old agent could misunderstand a new host, or the other way round."""
+
+HEADER_SIZE = 5
+DATA_LIMIT = 256 * 1024
+"""Most bytes in one frame of content."""
+REQUEST_LIMIT = 3 * 1024 * 1024
+"""Most bytes of JSON in one request. Echoed back in a reply it stays below `MESSAGE_LIMIT`."""
+MESSAGE_LIMIT = 4 * 1024 * 1024
+"""Most bytes of JSON in one reply."""
+ENTRY_LIMIT = 100_000
+"""Most entries that one listing gives."""
+
+JSON = ord("J")
+DATA = ord("D")
+END = ord("X")
+STDOUT = ord("O")
+STDERR = ord("E")
+PTY = ord("P")
+
+
+class _Reading:
+    """What the scanner asks about how to build values: all as the standard library does."""
+
+    strict = True
+    object_hook = None
+    object_pairs_hook = None
+    parse_float = float
+    parse_int = int
+    parse_constant = float
+
+
+# The two C functions below are what the json package wraps in pure Python that would cost 4 ms and
+# 1 MB per sandbox (it imports re and enum). The runtime directory pins the interpreter they are of.
+_scan = _json.make_scanner(_Reading)  # type: ignore[arg-type]
+
+
+def _refuse(value: object) -> object:
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+_encode = _json.make_encoder(
+    None, _refuse, _json.encode_basestring, None, ":", ",", False, False, True
+)
+
+
+def decode_json(payload: bytes | bytearray) -> dict[str, object]:
+    """Read a JSON object. Raises `ValueError` for anything else."""
+    text = payload.decode("utf-8")
+    try:
+        value, end = _scan(text, 0)
+    except (StopIteration, RecursionError, ImportError) as error:
+        # A malformed string makes the scanner import the json package for its error class; the
+        # runtime directory does not have it.
+        raise ValueError("malformed JSON") from error
+    if end != len(text) or not isinstance(value, dict):
+        raise ValueError("not one JSON object")
+    return value
+
+
+def encode_json(message: Mapping[str, object], errors: str = "replace") -> bytes:
+    """Write compact JSON. Text that is not Unicode is replaced, unless `errors` is `strict`: then
+    it raises `UnicodeEncodeError`."""
+    return "".join(_encode(message, 0)).encode("utf-8", errors)
+
+
+def header(kind: int, length: int) -> bytes:
+    """Make the first five bytes of a frame."""
+    return bytes((kind,)) + length.to_bytes(4, "big")
+
+
+def frame(kind: int, payload: bytes) -> bytes:
+    """Make a whole frame."""
+    return bytes((kind,)) + len(payload).to_bytes(4, "big") + payload
+
+
+def message(value: Mapping[str, object]) -> bytes:
+    """Make a whole `J` frame."""
+    return frame(JSON, encode_json(value))

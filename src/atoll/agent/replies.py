@@ -1,0 +1,172 @@
+"""Reading the agent's replies.
+
+A sandbox's root can replace the agent, so whatever is said here is checked for form and bounds;
+everything that does not fit raises `AgentFailed`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from atoll.agent.model import Entry, ProcessConfig, ProcessEnd, ProcessInfo
+from atoll.errors import (
+    AgentFailed,
+    AtollError,
+    Exhausted,
+    Forbidden,
+    InvalidInput,
+    NoSpace,
+    NotFound,
+    PathExists,
+    Unauthenticated,
+)
+
+_ERRORS: Mapping[str, type[AtollError]] = {
+    "already_exists": PathExists,
+    "invalid_argument": InvalidInput,
+    "unauthenticated": Unauthenticated,
+    "permission_denied": Forbidden,
+    "resource_exhausted": Exhausted,
+    "no_space": NoSpace,
+}
+_MESSAGE_LENGTH = 2048
+_ENTRY_TYPES = ("file", "directory", "symlink", "other")
+
+
+def decode_message(payload: bytes) -> dict[str, Any]:
+    """Read a JSON object."""
+    try:
+        value = json.loads(payload)
+    except (ValueError, RecursionError) as error:
+        raise AgentFailed("the agent sent malformed JSON") from error
+    if not isinstance(value, dict):
+        raise AgentFailed("the agent sent something other than a JSON object")
+    return value
+
+
+def take_result(message: Mapping[str, Any], not_found: type[NotFound]) -> dict[str, Any]:
+    """Return what a closing message holds, or raise the error it names."""
+    result = message.get("ok")
+    if isinstance(result, dict):
+        return result
+    raise read_error(message, not_found)
+
+
+def read_error(message: Mapping[str, Any], not_found: type[NotFound]) -> AtollError:
+    """The error that a message names; `not_found` is what is looked for in this operation."""
+    error = message.get("error")
+    if not isinstance(error, dict):
+        return AgentFailed("the agent sent an unexpected message")
+    code, words = take_text(error, "code"), take_text(error, "message")[:_MESSAGE_LENGTH]
+    if code == "not_found":
+        return not_found(words)
+    return _ERRORS.get(code, AgentFailed)(words)
+
+
+def take_text(values: Mapping[str, Any], key: str) -> str:
+    """A required text."""
+    value = values.get(key)
+    if not isinstance(value, str):
+        raise AgentFailed(f"the agent sent no valid {key}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # A lone surrogate, which JSON can spell.
+        return value.encode("utf-8", "replace").decode()
+    return value
+
+
+def take_number(values: Mapping[str, Any], key: str, low: int, high: int) -> int:
+    """A required whole number within bounds."""
+    value = values.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise AgentFailed(f"the agent sent no valid {key}")
+    return value
+
+
+def take_flag(values: Mapping[str, Any], key: str) -> bool:
+    """A required truth value."""
+    value = values.get(key)
+    if not isinstance(value, bool):
+        raise AgentFailed(f"the agent sent no valid {key}")
+    return value
+
+
+def take_object(values: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """A required object."""
+    value = values.get(key)
+    if not isinstance(value, dict):
+        raise AgentFailed(f"the agent sent no valid {key}")
+    return value
+
+
+def _take_texts(values: Mapping[str, Any], key: str) -> dict[str, str]:
+    found = take_object(values, key)
+    return {take_text({"name": name}, "name"): take_text(found, name) for name in found}
+
+
+def _take_optional_text(values: Mapping[str, Any], key: str) -> str | None:
+    return None if values.get(key) is None else take_text(values, key)
+
+
+def decode_entry(values: Mapping[str, Any]) -> Entry:
+    """Read the description of a path."""
+    kind = values.get("type")
+    if kind not in _ENTRY_TYPES:
+        raise AgentFailed("the agent sent no valid type of an entry")
+    return Entry(
+        name=take_text(values, "name"),
+        type=kind,
+        path=take_text(values, "path"),
+        size=take_number(values, "size", 0, 2**63 - 1),
+        mode=take_number(values, "mode", 0, 0o777),
+        permissions=take_text(values, "permissions"),
+        owner=take_text(values, "owner"),
+        group=take_text(values, "group"),
+        modified_ns=take_number(values, "modified_ns", -(2**63), 2**63 - 1),
+        symlink_target=_take_optional_text(values, "symlink_target"),
+        is_symlink=take_flag(values, "is_symlink"),
+        metadata=_take_texts(values, "metadata"),
+    )
+
+
+def decode_entries(message: Mapping[str, Any]) -> list[Entry]:
+    """Read one batch of a listing."""
+    batch = message.get("entries")
+    if not isinstance(batch, list) or not all(isinstance(item, dict) for item in batch):
+        raise AgentFailed("the agent sent no valid entries")
+    return [decode_entry(item) for item in batch]
+
+
+def decode_process(values: Mapping[str, Any]) -> ProcessInfo:
+    """Read the description of a process."""
+    config = take_object(values, "config")
+    args = config.get("args")
+    if not isinstance(args, list):
+        raise AgentFailed("the agent sent no valid args")
+    return ProcessInfo(
+        pid=take_pid(values),
+        tag=_take_optional_text(values, "tag"),
+        config=ProcessConfig(
+            cmd=take_text(config, "cmd"),
+            args=tuple(take_text({"args": arg}, "args") for arg in args),
+            envs=_take_texts(config, "envs"),
+            cwd=_take_optional_text(config, "cwd"),
+        ),
+    )
+
+
+def take_pid(values: Mapping[str, Any]) -> int:
+    """A process number."""
+    return take_number(values, "pid", 1, 2**31 - 1)
+
+
+def decode_end(values: Mapping[str, Any]) -> ProcessEnd:
+    """Read how a process ended."""
+    return ProcessEnd(
+        exit_code=take_number(values, "exit_code", -1, 255),
+        exited=take_flag(values, "exited"),
+        status=take_text(values, "status")[:_MESSAGE_LENGTH],
+        error=_take_optional_text(values, "error"),
+    )

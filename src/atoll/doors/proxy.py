@@ -1,0 +1,124 @@
+"""Requests to services inside sandboxes, streamed both ways."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import aiohttp
+from starlette.types import Receive, Scope, Send
+
+from atoll.doors.address import Address
+from atoll.doors.answers import answer_bad_service, header
+from atoll.doors.headers import BadAnswer, inward, outward
+from atoll.doors.lines import Line, Lines
+from atoll.doors.relay import relay
+from atoll.doors.upstream import Lookup, open_session, service_url
+from atoll.errors import AgentFailed
+from atoll.sandboxes.model import Sandbox
+
+
+class _ClientGone(Exception):
+    """The client left in the middle of its request's body, which so must not end cleanly."""
+
+
+class Proxy:
+    """Passes requests on."""
+
+    def __init__(self, lines: Lines, lookup: Lookup) -> None:
+        self._lines = lines
+        self._lookup = lookup
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        """Close what is open to services."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def pass_on(
+        self, sandbox: Sandbox, address: Address, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Pass one request on. Raises `PortClosed` or `SandboxGone` when nothing was answered."""
+        exchange = relay if scope["type"] == "websocket" else self._exchange
+        await self._lines.run(
+            sandbox, send, lambda line: exchange(sandbox, address, scope, receive, line)
+        )
+
+    async def _exchange(
+        self, sandbox: Sandbox, address: Address, scope: Scope, receive: Receive, line: Line
+    ) -> None:
+        if self._session is None:
+            self._session = open_session(self._lookup)
+        headers = inward(scope, sandbox, address)
+        headers["Connection"] = "close"
+        url = service_url(sandbox, address.port, scope["raw_path"], scope["query_string"])
+        client = _Client(receive, line)
+        body = client.read_body() if _has_body(scope) else None
+        if body is None:
+            client.watch()
+        try:
+            async with self._session.request(
+                scope["method"],
+                url,
+                headers=headers,
+                data=body,
+                allow_redirects=False,
+            ) as response:
+                try:
+                    await _answer(response, address, line)
+                finally:
+                    # Not to be read to its end for the sake of the next request: there is none.
+                    response.close()
+        except (aiohttp.ClientError, BadAnswer, OSError, ValueError) as error:
+            # A stream that broke off inside must break off outside too.
+            if line.started:
+                raise AgentFailed(f"the service broke off its answer: {error}") from error
+            await answer_bad_service(scope, line.send, sandbox.sandbox_id, address.port)
+        finally:
+            client.forget()
+
+
+async def _answer(response: aiohttp.ClientResponse, address: Address, line: Line) -> None:
+    if not 200 <= response.status <= 599:
+        raise BadAnswer("a status that no final answer has")
+    headers = outward(response.raw_headers, address, response.status)
+    await line.send({"type": "http.response.start", "status": response.status, "headers": headers})
+    async for chunk in response.content.iter_any():
+        await line.send({"type": "http.response.body", "body": chunk, "more_body": True})
+    await line.send({"type": "http.response.body", "body": b""})
+
+
+class _Client:
+    """The client's side of an exchange: its body, and whether it is still there."""
+
+    def __init__(self, receive: Receive, line: Line) -> None:
+        self._receive = receive
+        self._line = line
+        self._watch: asyncio.Task[None] | None = None
+
+    async def read_body(self) -> AsyncGenerator[bytes]:
+        """The body, as it comes; afterwards the client is watched."""
+        more = True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                self._line.sever()
+                raise _ClientGone
+            if chunk := message.get("body", b""):
+                yield chunk
+            more = message.get("more_body", False)
+        self.watch()
+
+    def watch(self) -> None:
+        """Cut the line when the client leaves. There is no more body to come."""
+        self._watch = asyncio.create_task(self._line.watch(self._receive))
+
+    def forget(self) -> None:
+        """Stop watching."""
+        if self._watch is not None:
+            self._watch.cancel()
+
+
+def _has_body(scope: Scope) -> bool:
+    length = header(scope, b"content-length")
+    return header(scope, b"transfer-encoding") is not None or length not in (None, b"0")

@@ -1,0 +1,114 @@
+"""Putting a sandbox together from its parts, and taking it apart again."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import time
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from atoll.agent.runtime import agent_command
+from atoll.errors import HostError, Overloaded
+from atoll.isolation.bundle import write_bundle
+from atoll.isolation.cgroups import ControlGroups
+from atoll.isolation.disk import Disks, LoopDevice
+from atoll.isolation.driver import SandboxSpec
+from atoll.isolation.handle import Grip
+from atoll.isolation.mounts import Stage
+from atoll.isolation.network import Network
+from atoll.isolation.records import Record, Records, start_time
+from atoll.isolation.runc import Runc
+
+PROGRAMS = {"runc": "runc", "nft": "nftables", "mkfs.ext4": "e2fsprogs"}
+"""What has to be installed, with the name of the package that brings it."""
+
+_RELEASE_SECONDS = 10.0
+_POLL_SECONDS = 0.001
+_DISK = "disk.img"
+
+
+class Builder:
+    """Does the parts of a driver's work that block, one sandbox at a time per thread."""
+
+    def __init__(
+        self,
+        *,
+        instance: str,
+        records: Records,
+        disks: Disks,
+        cgroups: ControlGroups,
+        runc: Runc,
+        network: Network,
+    ) -> None:
+        self._instance = instance
+        self._records = records
+        self._disks = disks
+        self._cgroups = cgroups
+        self._runc = runc
+        self._network = network
+
+    def build(self, spec: SandboxSpec, record: Record, runtime: Path) -> Grip:
+        """Make a sandbox and fill in its record. To be called on a thread of a mount namespace.
+
+        Raises `HostError` or `Overloaded`; what was made by then is for `remove`.
+        """
+        try:
+            self._records.write(record)
+            self._start(spec, record, runtime)
+            grip = Grip(record)
+        except OSError as error:
+            kind = Overloaded if error.errno in (errno.ENOSPC, errno.EDQUOT) else HostError
+            raise kind(f"cannot make a sandbox: {error}") from error
+        try:
+            self._network.attach(IPv4Address(record.address), grip.netns)
+            self._records.write(record)
+        except BaseException as error:
+            grip.close()
+            if isinstance(error, OSError):
+                raise HostError(f"cannot connect a sandbox: {error}") from error
+            raise
+        return grip
+
+    def _start(self, spec: SandboxSpec, record: Record, runtime: Path) -> None:
+        directory = self._records.directory(spec.sandbox_id)
+        disk = directory / _DISK
+        self._disks.create(disk, spec.resources.disk_mb)
+        with Stage(f"{self._instance}-{spec.sandbox_id}") as stage:
+            with LoopDevice(disk) as device:
+                record.loop = Path(device.name).name
+                mounted = stage.mount_disk(device.name)
+            root = stage.mount_root(spec.layers, mounted)
+            write_bundle(
+                directory,
+                spec,
+                command=agent_command(),
+                root=root,
+                runtime=runtime,
+                cgroup=self._cgroups.path(spec.sandbox_id),
+                swap_limits=self._cgroups.counts_swap,
+            )
+            record.pid = self._runc.run(spec.sandbox_id, directory)
+            record.started = start_time(record.pid)
+
+    def remove(self, sandbox_id: str) -> None:
+        """Take a sandbox apart, whatever there is of it. Blocks; raises `HostError`."""
+        record = self._records.read(sandbox_id)
+        self._cgroups.remove(sandbox_id)
+        if record is not None:
+            self._network.detach(IPv4Address(record.address))
+            self._wait_for_device(record)
+        self._runc.forget(sandbox_id)
+        self._records.remove(sandbox_id)
+
+    def _wait_for_device(self, record: Record) -> None:
+        """Wait until the kernel has let go of the disk: first it writes out what it still holds."""
+        backing = Path("/sys/block", record.loop, "loop/backing_file")
+        disk = str(self._records.directory(record.sandbox_id).resolve() / _DISK)
+        deadline = time.monotonic() + _RELEASE_SECONDS
+        while record.loop and time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                if backing.read_text().strip() == disk:
+                    time.sleep(_POLL_SECONDS)
+                    continue
+            return

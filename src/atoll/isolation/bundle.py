@@ -1,0 +1,165 @@
+"""What the OCI runtime is told about a sandbox: the whole of its boundary in one place."""
+
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from atoll.isolation.driver import SandboxSpec
+from atoll.isolation.seccomp import profile
+
+ID_BASE = 1_000_000
+"""The host's user and group id of the sandboxes' root."""
+ID_COUNT = 65536
+
+_MIB = 1 << 20
+_CPU_PERIOD = 100_000
+_MAX_OPEN_FILES = 1 << 16
+
+_CAPABILITIES = [
+    f"CAP_{name}"
+    for name in (
+        *("AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "NET_BIND_SERVICE"),
+        *("SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT"),
+    )
+]
+
+# /sys shows every block device of the host: names, sizes, and for a loop device the path of its
+# file, which is another sandbox's disk.
+_MASKED = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/key-users",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/block",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+    "/sys/fs/ext4",
+    "/sys/kernel",
+]
+_READ_ONLY = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
+
+_ENVIRONMENT = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
+
+
+def write_bundle(
+    directory: Path,
+    spec: SandboxSpec,
+    *,
+    command: Sequence[str],
+    root: Path,
+    runtime: Path,
+    cgroup: str,
+    swap_limits: bool,
+) -> None:
+    """Write the `config.json` of a sandbox.
+
+    `root` is its mounted root file system, `runtime` the agent's directory, `cgroup` its path below
+    the root of each hierarchy. `swap_limits` says whether the kernel counts swap.
+    """
+    config = {
+        "ociVersion": "1.0.2",
+        "process": _process(command),
+        "root": {"path": str(root), "readonly": False},
+        "hostname": spec.hostname,
+        "mounts": _mounts(spec, runtime),
+        "linux": {
+            "namespaces": [
+                {"type": kind}
+                for kind in ("pid", "mount", "ipc", "uts", "cgroup", "user", "network")
+            ],
+            "uidMappings": [{"containerID": 0, "hostID": ID_BASE, "size": ID_COUNT}],
+            "gidMappings": [{"containerID": 0, "hostID": ID_BASE, "size": ID_COUNT}],
+            "cgroupsPath": cgroup,
+            "resources": _resources(spec, swap_limits),
+            "sysctl": {
+                # Unprivileged ping, as raw sockets are not to be had.
+                "net.ipv4.ping_group_range": f"0 {ID_COUNT - 1}",
+                # IPv6 is not routed for sandboxes; without it a program tries IPv4 at once. The
+                # loopback interface exists already and keeps its ::1.
+                "net.ipv6.conf.default.disable_ipv6": "1",
+            },
+            "seccomp": profile(),
+            "maskedPaths": _MASKED,
+            "readonlyPaths": _READ_ONLY,
+        },
+    }
+    (directory / "config.json").write_text(json.dumps(config))
+
+
+def _process(command: Sequence[str]) -> dict[str, Any]:
+    # More than the host's own hard limit needs CAP_SYS_RESOURCE, which a server may not have.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = min(hard, _MAX_OPEN_FILES) if hard > 0 else _MAX_OPEN_FILES
+    return {
+        "terminal": False,
+        "user": {"uid": 0, "gid": 0},
+        "args": list(command),
+        "env": _ENVIRONMENT,
+        "cwd": "/",
+        "capabilities": {
+            "bounding": _CAPABILITIES,
+            "effective": _CAPABILITIES,
+            "permitted": _CAPABILITIES,
+        },
+        "rlimits": [
+            {"type": "RLIMIT_NOFILE", "soft": files, "hard": files},
+            {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},
+        ],
+        # sudo has to work; what it can gain is root of the sandbox's own user namespace.
+        "noNewPrivileges": False,
+    }
+
+
+def _resources(spec: SandboxSpec, swap_limits: bool) -> dict[str, Any]:
+    memory = {"limit": spec.resources.memory_mb * _MIB}
+    if swap_limits:
+        memory["swap"] = memory["limit"]  # memory and swap together: no swap
+    return {
+        "memory": memory,
+        "pids": {"limit": spec.resources.max_processes},
+        "cpu": {"period": _CPU_PERIOD, "quota": spec.resources.cpu_count * _CPU_PERIOD},
+        "devices": [{"allow": False, "access": "rwm"}],
+    }
+
+
+def _mounts(spec: SandboxSpec, runtime: Path) -> list[dict[str, Any]]:
+    shared_memory = max(64, spec.resources.memory_mb // 2)
+    return [
+        _mount("/proc", "proc", "nosuid", "noexec", "nodev"),
+        _mount("/dev", "tmpfs", "nosuid", "strictatime", "mode=755", "size=64k"),
+        _mount(
+            "/dev/pts",
+            "devpts",
+            *("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
+        ),
+        _mount(
+            "/dev/shm",  # noqa: S108 (a mount point, not a temporary file)
+            "tmpfs",
+            *("nosuid", "noexec", "nodev", "mode=1777", f"size={shared_memory}m"),
+        ),
+        _mount("/dev/mqueue", "mqueue", "nosuid", "noexec", "nodev"),
+        _mount("/sys", "sysfs", "nosuid", "noexec", "nodev", "ro"),
+        # Where runtimes of languages look how much memory and processor time there is.
+        _mount("/sys/fs/cgroup", "cgroup", "nosuid", "noexec", "nodev", "ro"),
+        {
+            "destination": "/.atoll",
+            "type": "bind",
+            "source": str(runtime),
+            "options": ["bind", "ro", "nosuid", "nodev"],
+        },
+    ]
+
+
+def _mount(destination: str, kind: str, *options: str) -> dict[str, Any]:
+    return {"destination": destination, "type": kind, "source": kind, "options": list(options)}

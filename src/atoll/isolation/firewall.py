@@ -1,0 +1,243 @@
+"""What sandboxes may reach, as one nftables table per server.
+
+The table is written in one transaction, so there is no moment without rules, and it stays when the
+server dies. The standing rules say all of a default policy: a sandbox with one needs no rule of its
+own. The rules see a packet after any destination NAT: what a port that another program has
+published on this host leads to is judged by where it really goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import IPv4Address, IPv4Network, collapse_addresses
+
+from atoll.errors import HostError, InvalidInput
+from atoll.isolation.driver import Egress
+
+CLOSED_RANGES: Sequence[str] = (
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.0.0.0/24",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+    "224.0.0.0/4",
+    "240.0.0.0/4",
+)
+"""Shut unless the operator opens them: private, shared, link-local (with the clouds' metadata
+address), benchmark, multicast and reserved ranges. The documentation ranges are not among them:
+networks of companies use them for real services."""
+
+_EVERYTHING = IPv4Network("0.0.0.0/0")
+
+
+class Firewall:
+    """The table of one server."""
+
+    def __init__(
+        self,
+        table: str,
+        *,
+        interfaces: str,
+        block: IPv4Network,
+        gateway: IPv4Address,
+        allow: Iterable[str] = (),
+        deny: Iterable[str] = (),
+    ) -> None:
+        """`interfaces` is what the names of all sandboxes' host-side interfaces begin with.
+
+        `allow` and `deny` are the operator's; `deny` wins, and both stand above the closed ranges
+        and above every sandbox's own policy. Raises `InvalidInput` for a bad CIDR.
+        """
+        self._table = f"inet {table}"
+        self._inside = f'"{interfaces}*"'
+        self._block = block
+        self._gateway = gateway
+        self._allow = networks(allow)
+        self._deny = networks(deny)
+
+    async def install(self, policies: Mapping[IPv4Address, Egress], dns_port: int) -> None:
+        """Write the whole table anew, with these sandboxes' own policies.
+
+        `dns_port` is where, on the gateway address, names are resolved.
+        """
+        lines = self.standing_rules(dns_port)
+        for address, egress in policies.items():
+            lines += self._policy(address, egress)
+        await _nft(lines)
+
+    def standing_rules(self, dns_port: int) -> list[str]:
+        """The lines, for `nft -f`, that make the table anew without any sandbox's own policy."""
+        return [
+            f"table {self._table}",
+            f"delete table {self._table}",
+            f"table {self._table} {{",
+            *self._sets(),
+            *self._chains(dns_port),
+            "}",
+        ]
+
+    async def set_policy(self, address: IPv4Address, egress: Egress) -> None:
+        """Apply one sandbox's own policy in one transaction. Raises `InvalidInput`."""
+        await _nft(self._policy(address, egress))
+
+    async def clear_policy(self, address: IPv4Address) -> None:
+        """Forget one sandbox's own policy, if it has one."""
+        table = self._table
+        lines = self._policy(address, Egress(internet=False))
+        lines.append(f"delete element {table} nameless {{ {address} }}")
+        for direction in ("out", "in"):
+            lines.append(f"delete element {table} policies_{direction} {{ {address} }}")
+            lines.append(f"flush chain {table} {_chain(direction, address)}")
+            lines.append(f"delete chain {table} {_chain(direction, address)}")
+        await _nft(lines)
+
+    async def remove(self) -> None:
+        """Delete the table, if it is there."""
+        await _nft([f"table {self._table}", f"delete table {self._table}"])
+
+    def _sets(self) -> list[str]:
+        return [
+            _set("closed", networks(CLOSED_RANGES)),
+            _set("operator_allow", self._allow),
+            _set("operator_deny", self._deny),
+            # Sandboxes that get no answers about names, and those with a policy of their own.
+            "set nameless { type ipv4_addr; }",
+            "map policies_out { type ipv4_addr : verdict; }",
+            "map policies_in { type ipv4_addr : verdict; }",
+        ]
+
+    def _chains(self, dns_port: int) -> list[str]:
+        inside, gateway = self._inside, self._gateway
+        return [
+            "chain refuse {",
+            "  meta l4proto tcp reject with tcp reset",
+            "  reject with icmp type admin-prohibited",
+            "}",
+            # A packet of a sandbox has the sandbox's own address, or it is forged.
+            "chain entry {",
+            "  type filter hook prerouting priority raw; policy accept;",
+            f"  iifname {inside} meta nfproto ipv6 drop",
+            f"  iifname {inside} fib saddr . iif oif missing drop",
+            "}",
+            # To the host itself a sandbox may say one thing: what is the address of this name.
+            "chain resolve {",
+            "  type nat hook prerouting priority dstnat; policy accept;",
+            *(
+                f"  iifname {inside} ip daddr {gateway} {protocol} dport 53"
+                f" dnat ip to {gateway}:{dns_port}"
+                for protocol in ("udp", "tcp")
+            ),
+            "}",
+            "chain to_host {",
+            "  type filter hook input priority filter - 5; policy accept;",
+            f"  iifname {inside} goto from_sandbox_to_host",
+            f'  iifname != "lo" ip daddr {gateway} drop',
+            "}",
+            "chain from_sandbox_to_host {",
+            "  ip saddr @nameless goto refuse",
+            f"  ip daddr {gateway} udp dport {dns_port} accept",
+            f"  ip daddr {gateway} tcp dport {dns_port} accept",
+            "  goto refuse",
+            "}",
+            "chain from_host {",
+            "  type filter hook output priority filter - 5; policy accept;",
+            f"  oifname {inside} meta nfproto ipv6 drop",
+            f"  oifname {inside} ct state != {{ established, related }} drop",
+            "}",
+            "chain through {",
+            "  type filter hook forward priority filter - 5; policy accept;",
+            f"  iifname {inside} jump from_sandbox",
+            f"  oifname {inside} jump to_sandbox",
+            "}",
+            "chain from_sandbox {",
+            f"  oifname {inside} goto refuse",
+            "  ip daddr @operator_deny goto refuse",
+            "  ip daddr != @operator_allow ip daddr @closed goto refuse",
+            "  ip saddr vmap @policies_out",
+            "}",
+            "chain to_sandbox {",
+            "  ct state != { established, related } drop",
+            "  ip daddr vmap @policies_in",
+            "}",
+            "chain leave {",
+            "  type nat hook postrouting priority srcnat; policy accept;",
+            f"  ip saddr {self._block} oifname != {inside} masquerade",
+            "}",
+        ]
+
+    def _policy(self, address: IPv4Address, egress: Egress) -> list[str]:
+        """The lines that bring about one sandbox's policy, whatever it was before."""
+        allow, deny = networks(egress.allow), networks(egress.deny)
+        shut = not egress.internet or _EVERYTHING in deny
+        table = self._table
+        lines = [f"add element {table} nameless {{ {address} }}"]
+        if not shut:  # adding comes first, as only what is there can be deleted
+            lines.append(f"delete element {table} nameless {{ {address} }}")
+        for direction, end, refusal in (("out", "daddr", "goto refuse"), ("in", "saddr", "drop")):
+            chain = _chain(direction, address)
+            lines += [
+                f"add chain {table} {chain}",
+                f"flush chain {table} {chain}",
+                f"add element {table} policies_{direction} {{ {address} : jump {chain} }}",
+            ]
+            if allow:
+                lines.append(f"add rule {table} {chain} ip {end} {_anonymous(allow)} accept")
+            if shut:
+                lines.append(f"add rule {table} {chain} {refusal}")
+            elif deny:
+                lines.append(f"add rule {table} {chain} ip {end} {_anonymous(deny)} {refusal}")
+        return lines
+
+
+def networks(texts: Iterable[str]) -> list[IPv4Network]:
+    """Read addresses and CIDRs, merged. Raises `InvalidInput` naming the first bad one."""
+    found = []
+    for text in texts:
+        try:
+            found.append(IPv4Network(text, strict=False))
+        except ValueError:
+            raise InvalidInput(f"{text!r} is not an IPv4 address or network") from None
+    return list(collapse_addresses(found))
+
+
+def _chain(direction: str, address: IPv4Address) -> str:
+    return f"{direction}_{int(address):08x}"
+
+
+def _anonymous(members: Sequence[IPv4Network]) -> str:
+    return "{ " + ", ".join(map(str, members)) + " }"
+
+
+def _set(name: str, members: Sequence[IPv4Network]) -> str:
+    elements = f" elements = {_anonymous(members)};" if members else ""
+    return f"set {name} {{ type ipv4_addr; flags interval;{elements} }}"
+
+
+async def _nft(lines: Sequence[str]) -> None:
+    """Run one transaction: all of it or nothing."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            "nft",
+            "-f",
+            "-",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
+    except FileNotFoundError:
+        raise HostError("nft is not installed", remedy="apt-get install nftables") from None
+    work = asyncio.ensure_future(process.communicate("\n".join(lines).encode()))
+    try:
+        _, errors = await asyncio.shield(work)
+    except asyncio.CancelledError:
+        with contextlib.suppress(Exception):
+            await work
+        raise
+    if process.returncode:
+        raise HostError(f"nft failed: {errors.decode(errors='replace').strip()}")

@@ -1,0 +1,3 @@
+#!/bin/sh
+# No init runs here: installing a package starts no service (`service NAME start` does).
+exit 101
