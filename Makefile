@@ -10,6 +10,7 @@ setup:  ## Install what the machine lacks
 
 test: setup  ## All checks and all tests
 	@scripts/check
+	@.venv/bin/python -u -m atoll.templates
 	@.venv/bin/pytest $(ARGS)
 
 check: setup  ## Lint, types and unit tests: under a minute

@@ -37,14 +37,17 @@ class Outcome:
 class Box:
     """What tests do with one sandbox."""
 
-    def __init__(self, driver: Driver, instance: Instance) -> None:
+    def __init__(
+        self, driver: Driver, instance: Instance, envs: Mapping[str, str] | None = None
+    ) -> None:
+        self.envs = envs or {}
         self.driver = driver
         self.instance = instance
         self.agent = AgentClient(functools.partial(driver.dial_agent, instance))
 
     async def run(self, command: str, *, user: str = "user", timeout: float = 60) -> Outcome:
         """Run a command of the shell to its end."""
-        config = ProcessConfig("/bin/bash", ("-c", textwrap.dedent(command)), {}, None)
+        config = ProcessConfig("/bin/bash", ("-c", textwrap.dedent(command)), self.envs, None)
         async with asyncio.timeout(timeout):
             return await self._collect(config, user)
 
@@ -87,6 +90,22 @@ class Box:
                 print(errno.errorcode.get(error.errno, "timeout"))
             """
         )
+
+    async def ping(self, host: str) -> bool:
+        """Whether a host answers an echo request."""
+        answer = await self.python(
+            f"""
+            import socket, struct
+            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP)
+            sock.settimeout(1)
+            try:
+                sock.sendto(struct.pack(">BBHHH", 8, 0, 0xF7FE, 0, 1), ("{host}", 0))
+                print(sock.recv(100)[0])
+            except OSError:
+                print("nothing")
+            """
+        )
+        return answer == "0"
 
     async def _collect(self, config: ProcessConfig, user: str) -> Outcome:
         stream = await self.agent.start_process(config, user=user)

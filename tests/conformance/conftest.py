@@ -11,6 +11,7 @@ import pytest
 
 from atoll.isolation.driver import Driver, Resources, SandboxSpec
 from atoll.templates.base import ensure_base
+from atoll.templates.model import Template
 from tests.conformance.box import Box, new_id
 from tests.conformance.kinds import KINDS, Kind
 
@@ -20,11 +21,15 @@ MakeBox = Callable[..., Awaitable[Box]]
 
 
 @pytest.fixture(scope="session")
-async def layers() -> tuple[Path, ...]:
+async def template() -> Template:
+    """The base template."""
+    return await ensure_base(TEMPLATES, progress=print)
+
+
+@pytest.fixture(scope="session")
+def layers(template: Template) -> tuple[Path, ...]:
     """The root file system of the base template."""
-    if given := os.environ.get("ATOLL_TEST_ROOT"):
-        return (Path(given),)
-    return (await ensure_base(TEMPLATES, progress=print)).layers
+    return template.layers
 
 
 @pytest.fixture(scope="session", params=KINDS, ids=lambda kind: kind.name)
@@ -47,13 +52,13 @@ async def driver(kind: Kind, tmp_path_factory: pytest.TempPathFactory) -> AsyncI
 
 
 @pytest.fixture
-async def make_box(driver: Driver, layers: tuple[Path, ...]) -> AsyncIterator[MakeBox]:
+async def make_box(driver: Driver, template: Template) -> AsyncIterator[MakeBox]:
     """Makes sandboxes, which are destroyed after the test."""
     made: list[Box] = []
 
     async def make(on: Driver = driver, **options: Any) -> Box:
-        spec = SandboxSpec(new_id(), layers, **options)
-        box = Box(on, await on.create(spec))
+        spec = SandboxSpec(new_id(), template.layers, **options)
+        box = Box(on, await on.create(spec), template.envs)
         made.append(box)
         return box
 

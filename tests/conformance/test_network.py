@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from atoll.errors import InvalidInput
+from atoll.isolation.dns import Resolvers
 from atoll.isolation.driver import Driver, Egress
 from tests.conformance.box import Box
 from tests.conformance.conftest import MakeBox
@@ -60,9 +61,9 @@ async def test_private_and_metadata_addresses_are_shut(
 
 
 async def test_no_resolver_of_the_host_is_reached_itself(box: Box) -> None:
-    for line in Path("/etc/resolv.conf").read_text().splitlines():
-        if line.startswith("nameserver") and not line.split()[1].startswith("127."):
-            assert await box.connect(line.split()[1], 53) in (*REFUSED, "timeout")
+    for resolver in Resolvers().current():
+        if not resolver.startswith("127."):
+            assert await box.connect(resolver, 53) != "open"
 
 
 async def test_names_are_resolved_over_tcp_too(box: Box) -> None:
@@ -85,7 +86,7 @@ async def test_nothing_else_of_the_host_is_reached(box: Box, listener: int) -> N
     gateway = await box.check("ip route | sed -n 's/^default via \\([^ ]*\\).*/\\1/p'")
     for address in {*addresses, gateway}:
         assert await box.connect(address, listener, timeout=1) != "open", address
-    assert await box.run("ping -c1 -W1 " + gateway) != 0
+        assert not await box.ping(address), address
     # Its own loopback is its own.
     assert await box.connect("127.0.0.1", listener) == "ECONNREFUSED"
 
@@ -106,7 +107,7 @@ async def test_nobody_reaches_a_sandbox_by_its_address(box: Box) -> None:
     async with box.background("python3 -m http.server 8000 --directory /etc"):
         while (await box.connect(box.instance.address, 8000)) != "open":
             await asyncio.sleep(0.05)
-        with pytest.raises(OSError):
+        with pytest.raises(TimeoutError):
             await asyncio.to_thread(socket.create_connection, (box.instance.address, 8000), 1)
 
 
@@ -121,7 +122,8 @@ async def test_without_internet_nothing_is_reached(box: Box, world: World) -> No
     assert await box.connect(PUBLIC, PORT) != "open"
     assert (await box.run(f"getent hosts {NAME}", timeout=30)).exit_code != 0
     world.datagrams.clear()
-    await box.run(f"echo secret > /dev/udp/{PUBLIC}/{PORT}; ping -c1 -W1 {PUBLIC}")
+    await box.run(f"echo secret > /dev/udp/{PUBLIC}/{PORT}")
+    assert not await box.ping(PUBLIC)
     assert world.datagrams == []
     await box.driver.set_egress(box.instance, Egress())
     assert await box.connect(PUBLIC, PORT) == "open"
@@ -129,6 +131,7 @@ async def test_without_internet_nothing_is_reached(box: Box, world: World) -> No
     await box.run(f"echo hello > /dev/udp/{PUBLIC}/{PORT}")
     await asyncio.sleep(0.2)
     assert world.datagrams == [b"hello\n"]
+    assert await box.ping(PUBLIC)
 
 
 async def test_a_policy_holds_for_open_connections(box: Box, world: World) -> None:
@@ -227,6 +230,6 @@ async def test_sandboxes_of_two_servers_do_not_reach_each_other(
         async with other.background("python3 -m http.server 8000 --directory /etc"):
             while (await other.connect("127.0.0.1", 8000)) != "open":
                 await asyncio.sleep(0.05)
-            assert await box.connect(other.instance.address, 8000) in REFUSED
+            assert await box.connect(other.instance.address, 8000) != "open"
         assert other.instance.address != box.instance.address
         await other.agent.close()

@@ -31,7 +31,6 @@ class World:
     """Every address answers on `PORT`, over TCP by echoing, and counts what it got over UDP."""
 
     datagrams: list[bytes]
-    server: asyncio.Server
 
 
 class _Counter(asyncio.DatagramProtocol):
@@ -42,12 +41,20 @@ class _Counter(asyncio.DatagramProtocol):
         self._seen.append(data)
 
 
-async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while data := await reader.read(1 << 16):
-            writer.write(data)
-            await writer.drain()
-    writer.close()
+class _Echo(asyncio.Protocol):
+    def __init__(self, open_ones: set[asyncio.Transport]) -> None:
+        self._open = open_ones
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._open.add(transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._transport.write(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._open.discard(self._transport)
 
 
 @contextlib.asynccontextmanager
@@ -64,11 +71,15 @@ async def open_world() -> AsyncIterator[World]:
         datagrams: list[bytes] = []
         loop = asyncio.get_running_loop()
         transport, _ = await loop.create_datagram_endpoint(lambda: _Counter(datagrams), sock=udp)
-        server = await asyncio.start_server(_echo, sock=tcp)
-        yield World(datagrams, server)
+        clients: set[asyncio.Transport] = set()
+        server = await loop.create_server(lambda: _Echo(clients), sock=tcp)
+        yield World(datagrams)
         transport.close()
         server.close()
+        for client in list(clients):
+            client.abort()
         await server.wait_closed()
+        await asyncio.sleep(0)
     finally:
         sockets.close()
         with Netlink() as link:

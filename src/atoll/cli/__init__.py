@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from atoll.cli import clean, demo, environment, keys, serve
+from atoll.cli import clean, demo, doctor, environment, keys, serve
 from atoll.errors import AtollError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
 app.command("serve")(serve.serve)
 app.command("demo")(demo.demo)
 app.command("env")(environment.show_environment)
+app.command("doctor")(doctor.doctor)
 
 app.command("clean")(clean.clean)
 app.add_typer(keys.app, name="keys")

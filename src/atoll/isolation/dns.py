@@ -29,7 +29,7 @@ _MAX_QUERIES_EACH = 128
 _UPSTREAM_SECONDS = 3.0
 _IDLE_SECONDS = 10.0
 _BIND_ATTEMPTS = 20
-_RESPONSE_BIT, _SERVER_FAILURE = 0x80, 2
+_RESPONSE_BIT, _TRUNCATED_BIT, _SERVER_FAILURE = 0x80, 0x02, 2
 _TYPE_NS = 2
 
 _Address = tuple[str, int]
@@ -128,7 +128,7 @@ class DnsForwarder(asyncio.DatagramProtocol):
                     question = await _read_message(reader)
                 if len(question) < _HEADER_SIZE:
                     break
-                answer = await self._resolve(question, _ask_tcp)
+                answer = await self._resolve(question, _ask_whole)
                 writer.write(struct.pack(">H", len(answer)) + answer)
                 async with asyncio.timeout(_IDLE_SECONDS):
                     await writer.drain()
@@ -188,6 +188,12 @@ async def _ask_udp(resolver: str, question: bytes) -> bytes:
             answer = await loop.sock_recv(sock, _MAX_MESSAGE)
             if _answers(question, answer):
                 return answer
+
+
+async def _ask_whole(resolver: str, question: bytes) -> bytes:
+    """Ask for an answer of any length. Most are short, and not every resolver speaks TCP."""
+    answer = await _ask_udp(resolver, question)
+    return await _ask_tcp(resolver, question) if answer[2] & _TRUNCATED_BIT else answer
 
 
 async def _ask_tcp(resolver: str, question: bytes) -> bytes:

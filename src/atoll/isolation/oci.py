@@ -153,7 +153,8 @@ class OciDriver(Driver):
         """See `Driver.adopt`."""
         async with self._lock(sandbox_id):
             if sandbox_id in self._handles:
-                return self._handles[sandbox_id].instance
+                instance = self._handles[sandbox_id].instance
+                return None if instance.exited.done() else instance
             record = self._records.read(sandbox_id)
             if record is None or not record.ready or record.sandbox_id != sandbox_id:
                 return None

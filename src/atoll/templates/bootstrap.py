@@ -112,6 +112,11 @@ def explain(failure: ProgramFailed, directory: Path) -> HostError:
             remedy="check that `apt-get update` and `pip download` work on this machine, and the "
             "proxy if it needs one, then try again",
         )
+    if failure.last_words.startswith("unshare:"):
+        return HostError(
+            f"root can't make namespaces here: {failure.last_words}",
+            remedy="run it on a whole machine, or in a container with --privileged",
+        )
     return HostError(
         f"{failure.name} failed: {failure.last_words}",
         remedy="try again; if it fails again, report it with the lines above",

@@ -1,5 +1,10 @@
-import time, cProfile, pstats
+import cProfile
+import pstats
+import time
+
 from tests.unit.agent.conftest import *
+
+
 async def test_x(guest):
     folder = guest.home / "many"
     folder.mkdir()

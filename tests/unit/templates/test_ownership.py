@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 import struct
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -68,18 +67,6 @@ def test_file_capabilities_hold_in_the_namespace(tmp_path: Path) -> None:
     shift(tmp_path)
     value = struct.pack("<6I", 0x03000001, NET_RAW, 0, 0, 0, ID_BASE)
     assert os.getxattr(program, CAPABILITY) == value
-    inside = subprocess.run(
-        [
-            *("unshare", "--user", f"--map-users=0,{ID_BASE},65536"),
-            *(f"--map-groups=0,{ID_BASE},65536", "getfattr", "--absolute-names", "-e", "hex"),
-            *("-n", CAPABILITY, str(program)),
-        ],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    if inside.returncode == 0:  # the tool `attr` is there: root of the sandbox sees revision 2
-        assert "0x0100000200200000" in inside.stdout
 
 
 def test_an_id_beyond_the_range_is_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import mimetypes
 import re
 from collections.abc import AsyncIterator, Mapping
+from pathlib import PurePosixPath
 from urllib.parse import quote
 
 from starlette.types import Receive, Scope
@@ -44,7 +45,8 @@ async def send_file(
         reader = await agent.read_file(path, user=user)
         start, length = 0, reader.entry.size
     else:
-        size = (await agent.stat(path, user=user)).size
+        async with await agent.read_file(path, user=user, length=0) as probe:
+            size = probe.entry.size
         try:
             start, length = _resolve_range(wanted, size)
         except _BadRange:
@@ -62,11 +64,14 @@ async def send_file(
             headers.append((b"content-range", b"bytes %d-%d/%d" % (start, last, size)))
         if encoding == "gzip":
             headers.append((b"content-encoding", b"gzip"))
-        else:
+        elif length:
             headers.append((b"content-length", b"%d" % length))
         await line.send({"type": "http.response.start", "status": status, "headers": headers})
         if encoding == "gzip":
             await _stream(deflate(aiter(reader)), receive, line, watched=True)
+        elif not length:
+            # Perhaps a file of /proc, which says that it is empty and is not.
+            await _stream(aiter(reader), receive, line, watched=True)
         else:
             watched = length > _CHUNKS_IN_HAND
             await _stream(_exactly(aiter(reader), length), receive, line, watched=watched)
@@ -93,20 +98,20 @@ async def _exactly(chunks: AsyncIterator[bytes], length: int) -> AsyncIterator[b
     Raises `AgentFailed` when they are not there any more.
     """
     async for chunk in chunks:
-        if len(chunk) >= length:
-            yield chunk[:length]
+        # After the last byte comes, in most cases, the end; to see it frees the connection.
+        if not length:
             return
-        length -= len(chunk)
-        yield chunk
+        piece = chunk[:length]
+        length -= len(piece)
+        yield piece
     if length:
         raise AgentFailed("the file became shorter while it was read")
 
 
 def _describe(reader: FileReader) -> list[tuple[bytes, bytes]]:
     name = printable(reader.entry.name)
-    kind = _types.guess_type(name, strict=False)[0] or "application/octet-stream"
     return [
-        (b"content-type", kind.encode("ascii", "ignore")),
+        (b"content-type", _content_type(name)),
         (b"content-disposition", _disposition(name)),
         (b"accept-ranges", b"bytes"),
         (b"vary", b"Accept-Encoding"),
@@ -114,6 +119,13 @@ def _describe(reader: FileReader) -> list[tuple[bytes, bytes]]:
         (b"content-security-policy", b"sandbox"),
         (b"x-content-type-options", b"nosniff"),
     ]
+
+
+def _content_type(name: str) -> bytes:
+    # Of the suffix alone: the library takes a name like `data:text/html,` for a URL.
+    suffix = PurePosixPath(name).suffix
+    kind, encoding = _types.guess_type(f"name{suffix}", strict=False)
+    return b"application/octet-stream" if kind is None or encoding else kind.encode()
 
 
 def _disposition(name: str) -> bytes:

@@ -8,6 +8,9 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from typing import Literal
 
+from connectrpc.code import Code
+from connectrpc.errors import ConnectError
+
 from atoll.agent.model import Output, ProcessEnd
 from atoll.agent.streams import ProcessStream
 
@@ -15,10 +18,6 @@ _JOINED = 64 * 1024
 """Bytes up to which pieces that wait for the client are joined to one."""
 _HELD = 256 * 1024
 """Bytes that may wait for the client before no more are taken from the agent."""
-
-
-class DeadlinePassed(Exception):
-    """The time that the client gave is over. The process is not."""
 
 
 class _Piece:
@@ -38,8 +37,8 @@ class _Piece:
 class Outflow:
     """Takes from a process's stream in a task of its own, so that waiting for it can be broken off.
 
-    What a slow client leaves waiting is joined: a program that writes line by line costs one message
-    per turn, not one per line.
+    What a slow client leaves waiting is joined: a program that writes line by line costs one
+    message per turn, not one per line.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class Outflow:
     async def events(self) -> AsyncGenerator[Output | ProcessEnd | None]:
         """The output and then the end; None whenever the client should have a sign of life.
 
-        Raises `DeadlinePassed`, and what the stream raises.
+        Raises what the stream raises, and `ConnectError` when the client's time is over.
         """
         pump = asyncio.create_task(self._pump())
         try:
@@ -74,7 +73,6 @@ class Outflow:
                     yield None
         finally:
             pump.cancel()
-            await self._stream.close()
 
     async def _pump(self) -> None:
         try:
@@ -116,7 +114,7 @@ class Outflow:
         if self._deadline is not None:
             left = self._deadline - time.monotonic()
             if left <= 0:
-                raise DeadlinePassed
+                raise _deadline_passed()
             patience = min(patience, left)
         loop = asyncio.get_running_loop()
         self._news = loop.create_future()
@@ -126,7 +124,12 @@ class Outflow:
         finally:
             timer.cancel()
         if not self._waiting and self._deadline is not None and time.monotonic() >= self._deadline:
-            raise DeadlinePassed
+            raise _deadline_passed()
+
+
+def _deadline_passed() -> ConnectError:
+    message = "the time for the stream is over; the process goes on"
+    return ConnectError(Code.DEADLINE_EXCEEDED, message)
 
 
 def _wake(waiter: asyncio.Future[None] | None) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, Literal, TypeAlias, TypeVar, cast
 
-from connectrpc.code import Code
-from connectrpc.errors import ConnectError
 from connectrpc.request import RequestContext
 from protobuf import Oneof
 
@@ -15,7 +13,7 @@ from atoll.agent.model import Output, ProcessConfig, ProcessEnd, PtySize
 from atoll.agent.streams import ProcessStream
 from atoll.doors.e2b.gen import process_pb as pb
 from atoll.doors.e2b.gen.process_connect import Process
-from atoll.doors.e2b.outflow import DeadlinePassed, Outflow
+from atoll.doors.e2b.outflow import Outflow
 from atoll.doors.e2b.rpc import wired_errors
 from atoll.doors.lines import Line
 from atoll.errors import InvalidInput
@@ -40,31 +38,33 @@ class Processes(Process):
         self._user = user
         self._keepalive = keepalive
 
-    async def start(
+    def start(
         self, request: pb.StartRequest, ctx: RequestContext[Any, Any]
     ) -> AsyncGenerator[pb.StartResponse]:
         """Run a command and stream its output; it outlives the stream."""
-        with wired_errors(self._line):
+
+        async def begin() -> ProcessStream:
             # Clients that leave `stdin` out are older than the field and expect an open stdin.
             stdin = request.stdin if request.has_field("stdin") else True
-            stream = await self._sandbox.agent.start_process(
+            return await self._sandbox.agent.start_process(
                 self._config(request.process),
                 user=self._user,
                 tag=request.tag if request.has_field("tag") else None,
                 pty=_pty_size(request.pty) if request.pty is not None else None,
                 stdin=stdin,
             )
-            async for response in self._follow(stream, pb.StartResponse, ctx):
-                yield response
 
-    async def connect(
+        return self._follow(begin, pb.StartResponse, ctx)
+
+    def connect(
         self, request: pb.ConnectRequest, ctx: RequestContext[Any, Any]
     ) -> AsyncGenerator[pb.ConnectResponse]:
         """Stream the further output of a running process."""
-        with wired_errors(self._line):
-            stream = await self._sandbox.agent.attach_process(_selector(request.process))
-            async for response in self._follow(stream, pb.ConnectResponse, ctx):
-                yield response
+
+        async def begin() -> ProcessStream:
+            return await self._sandbox.agent.attach_process(_selector(request.process))
+
+        return self._follow(begin, pb.ConnectResponse, ctx)
 
     async def list(self, request: pb.ListRequest, ctx: RequestContext[Any, Any]) -> pb.ListResponse:
         """List the processes that were started through this service and still run."""
@@ -72,9 +72,9 @@ class Processes(Process):
             found = await self._sandbox.agent.list_processes()
         processes = []
         for each in found:
-            config = pb.ProcessConfig(
-                cmd=each.config.cmd, args=[*each.config.args], envs={**each.config.envs}
-            )
+            # As the client gave them: without the sandbox's own variables.
+            envs = dict(each.config.envs.items() - self._sandbox.envs.items())
+            config = pb.ProcessConfig(cmd=each.config.cmd, args=[*each.config.args], envs=envs)
             if each.config.cwd is not None:
                 config.cwd = each.config.cwd
             info = pb.ProcessInfo(config=config, pid=each.pid)
@@ -147,28 +147,26 @@ class Processes(Process):
         )
 
     async def _follow(
-        self, stream: ProcessStream, response: type[Response], ctx: RequestContext[Any, Any]
+        self,
+        begin: Callable[[], Awaitable[ProcessStream]],
+        response: type[Response],
+        ctx: RequestContext[Any, Any],
     ) -> AsyncGenerator[Response]:
         """Turn a process's output into events: `start` first, `end` last, signs of life between."""
-        remaining = ctx.timeout_ms
-        outflow = Outflow(
-            stream,
-            keepalive=self._keepalive,
-            timeout=None if remaining is None else remaining / 1000,
-        )
-        yield response(event=_start_event(stream.pid))
-        try:
-            async with contextlib.aclosing(outflow.events()) as events:
-                async for event in events:
-                    if event is None:
-                        yield response(event=_keepalive_event())
-                    elif isinstance(event, ProcessEnd):
-                        yield response(event=_end_event(event))
-                    else:
-                        yield response(event=_data_event(event))
-        except DeadlinePassed:
-            message = "the time for the stream is over; the process goes on"
-            raise ConnectError(Code.DEADLINE_EXCEEDED, message) from None
+        with wired_errors(self._line):
+            async with await begin() as stream:
+                yield response(event=_start_event(stream.pid))
+                left = ctx.timeout_ms
+                timeout = None if left is None else left / 1000
+                outflow = Outflow(stream, keepalive=self._keepalive, timeout=timeout)
+                async with contextlib.aclosing(outflow.events()) as events:
+                    async for event in events:
+                        if event is None:
+                            yield response(event=_keepalive_event())
+                        elif isinstance(event, ProcessEnd):
+                            yield response(event=_end_event(event))
+                        else:
+                            yield response(event=_data_event(event))
 
 
 def _start_event(pid: int) -> pb.ProcessEvent:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,6 +37,15 @@ _HEADERS = frozenset(
 )
 
 
+# Strings, the last one possibly without its end.
+_STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_MAX_OPENINGS = 256
+"""Objects and arrays in one message, at most; the protocol's own messages have a dozen."""
+_MAX_COMPLEX = 4 << 20
+"""Bytes of a message with more brackets than that, in its strings. Only input for a process can be
+larger, which has none: it is in base64."""
+
+
 class _StrictCodec:
     """A codec whose decoder blames the client for a message that can't be decoded."""
 
@@ -45,11 +55,27 @@ class _StrictCodec:
         self.encode = codec.encode
 
     def decode(self, data: bytes | bytearray, message_class: type[Any]) -> Any:
+        if self.name() == "json" and not _is_shallow(data):
+            raise ConnectError(Code.INVALID_ARGUMENT, "the message is nested too deeply")
         try:
             return self._codec.decode(data, message_class)
         except Exception as error:
             message = f"the message is not valid {self.name()}: {error}"
             raise ConnectError(Code.INVALID_ARGUMENT, message) from error
+
+
+def _is_shallow(data: bytes | bytearray) -> bool:
+    """Whether the decoder can stand the message.
+
+    It is native code that recurses without a bound: at some 50 000 open brackets the stack ends and
+    the process with it.
+    """
+    if data.count(b"[") + data.count(b"{") <= _MAX_OPENINGS:
+        return True
+    if len(data) > _MAX_COMPLEX:
+        return False
+    rest = _STRINGS.sub(b"", data)
+    return rest.count(b"[") + rest.count(b"{") <= _MAX_OPENINGS
 
 
 CODECS: tuple[Codec[Any, Any], ...] = (
