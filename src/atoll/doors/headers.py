@@ -59,10 +59,12 @@ def inward(scope: Scope, sandbox: Sandbox, address: Address) -> CIMultiDict[str]
         headers["Host"] = sandbox.mask_request_host.replace("${PORT}", str(address.port))
     elif host:
         headers["Host"] = host
-    if scope.get("client"):
-        forwarded_for.append(scope["client"][0])
-    if forwarded_for:
-        headers["X-Forwarded-For"] = ", ".join(forwarded_for)
+    chain = ", ".join(forwarded_for).split(", ") if forwarded_for else []
+    # Behind a proxy that it trusts, uvicorn has taken the client from the chain itself.
+    if scope.get("client") and scope["client"][0] not in chain:
+        chain.append(scope["client"][0])
+    if chain:
+        headers["X-Forwarded-For"] = ", ".join(chain)
     if host:
         headers["X-Forwarded-Host"] = host
     headers["X-Forwarded-Proto"] = "https" if scope["scheme"] in ("https", "wss") else "http"

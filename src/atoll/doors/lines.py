@@ -114,11 +114,11 @@ class Lines:
 
 class _DropFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        return "returned without completing response" not in record.msg
+        return not str(record.msg).startswith("ASGI callable returned without completing ")
 
 
 def quiet_drops() -> None:
-    """Keep uvicorn from reporting dropped streams as errors of the application."""
+    """Keep uvicorn from reporting dropped streams and refused WebSockets as our errors."""
     logger = logging.getLogger("uvicorn.error")
     if not any(isinstance(each, _DropFilter) for each in logger.filters):
         logger.addFilter(_DropFilter())

@@ -83,9 +83,30 @@ async def _answer(response: aiohttp.ClientResponse, address: Address, line: Line
         raise BadAnswer("a status that no final answer has")
     headers = outward(response.raw_headers, address, response.status)
     await line.send({"type": "http.response.start", "status": response.status, "headers": headers})
+    _end_with_connection(response)
     async for chunk in response.content.iter_any():
         await line.send({"type": "http.response.body", "body": chunk, "more_body": True})
     await line.send({"type": "http.response.body", "body": b""})
+
+
+def _end_with_connection(response: aiohttp.ClientResponse) -> None:
+    """Break the body off when the connection ends before it.
+
+    The library does so too, but not when it closed the connection itself, over a malformed chunk.
+    """
+    connection = response.connection
+    if connection is None or connection.protocol is None:
+        return
+
+    def break_off(closed: asyncio.Future[None]) -> None:
+        if not closed.cancelled():
+            closed.exception()  # so that it counts as seen
+        if not response.content.is_eof():
+            response.content.set_exception(aiohttp.ClientPayloadError("the connection ended"))
+
+    closed = connection.protocol.closed
+    if closed is not None:
+        closed.add_done_callback(break_off)
 
 
 class _Client:

@@ -144,11 +144,12 @@ async def _carry_up(receive: Receive, service: ClientConnection) -> None:
             if message["type"] == "websocket.receive":
                 text = message.get("text")
                 await service.send(message["bytes"] if text is None else text)
-        code = message.get("code") or _GOING_AWAY
-        await service.close(
-            _NORMAL if code == _NO_CODE else _GOING_AWAY if code in _UNSENDABLE else code,
-            message.get("reason") or "",
-        )
+        code = message.get("code", _NO_CODE)
+        if "reason" not in message:
+            code = _GOING_AWAY  # the connection was lost: uvicorn has no reason then
+        elif code in _UNSENDABLE:
+            code = _NORMAL
+        await service.close(code, message.get("reason") or "")
 
 
 async def _carry_down(service: ClientConnection, upward: asyncio.Task[None], line: Line) -> None:

@@ -16,7 +16,8 @@ import shutil
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 from atoll.errors import HostError
@@ -53,6 +54,9 @@ and `httpx` in a virtual environment, otherwise look only at lists of their own.
 
 _REVISION = 1
 """To be counted up when a step of the build changes that no part of the recipe shows."""
+
+PRUNE_GRACE = timedelta(days=1)
+"""As long as a sandbox may live, unless the operator allows more."""
 
 Progress = Callable[[str], None]
 
@@ -95,8 +99,14 @@ async def ensure_base(
     recipe = Recipe(sources=render(select_debian(read_sources(), CODENAME)))
     trusted = [*trust.read_host(), *trust.read_named(authorities)]
     directory = store / NAME
-    # Closed to others: the set-id programs in there would give them the ids of sandboxes.
-    await asyncio.to_thread(directory.mkdir, mode=0o700, parents=True, exist_ok=True)
+    try:
+        # Closed to others: the set-id programs in there would give them the ids of sandboxes.
+        await asyncio.to_thread(directory.mkdir, mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise HostError(
+            f"no directory for templates can be made: {error}",
+            remedy="set ATOLL_TEMPLATE_DIR to a directory that root can write to",
+        ) from error
     build = find_build(directory, recipe, trusted)
     if build is not None:
         await asyncio.to_thread(builds.try_tidy, directory)
@@ -119,18 +129,23 @@ def load_base(store: Path) -> Template | None:
     return as_template(found[0]) if found else None
 
 
-async def prune_base(store: Path, *, in_use: Collection[Path] = ()) -> list[Path]:
-    """Remove all builds but the newest and those of which a layer is `in_use`.
+async def prune_base(
+    store: Path, *, in_use: Collection[Path] = (), grace: timedelta = PRUNE_GRACE
+) -> list[Path]:
+    """Remove builds that a newer one replaced more than `grace` ago, unless a layer is `in_use`.
 
-    Returns the removed directories.
+    `in_use` can only speak for the caller's own sandboxes. The grace is for those of other servers
+    that share the store. Returns the removed directories.
     """
     directory = store / NAME
-    if not directory.is_dir():
+    if not await asyncio.to_thread(directory.is_dir):
         return []
     removed = []
+    limit = datetime.now(UTC) - grace
     async with builds.locked(directory, on_wait=lambda: None):
-        for build in builds.read_builds(directory)[1:]:
-            if not any(layer.is_relative_to(build.directory) for layer in in_use):
+        for newer, build in pairwise(builds.read_builds(directory)):
+            used = any(layer.is_relative_to(build.directory) for layer in in_use)
+            if newer.created_at < limit and not used:
                 await asyncio.to_thread(builds.discard, build.directory)
                 removed.append(build.directory)
     return removed

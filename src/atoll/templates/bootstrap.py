@@ -54,13 +54,18 @@ async def bootstrap(
     if sources:
         archive.write_text(sources)
         command.append(str(archive))
+    # Where it would leave things when killed, they go with the rest of the half-made build.
+    temporary = root.parent / "tmp"
+    temporary.mkdir()
+    proxies = {name: os.environ[name] for name in _PROXIES if name in os.environ}
     await run(
         command,
-        env=ENVIRONMENT | {name: os.environ[name] for name in _PROXIES if name in os.environ},
+        env={**ENVIRONMENT, **proxies, "TMPDIR": str(temporary)},
         on_line=_Narrator(progress).hear,
         alone=True,
         held=held,
     )
+    shutil.rmtree(temporary)
     if sources:
         # mmdebstrap numbers the file that it makes of the text.
         for numbered in (root / "etc/apt/sources.list.d").glob("*debian.sources"):

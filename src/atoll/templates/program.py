@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 _CHUNK = 64 * 1024
 _TAIL_LINES = 40
+_TELLING = ("e:", "error", "dpkg: error")
 
 _ALONE = (
     *("setpriv", "--pdeathsig", "KILL"),
@@ -28,10 +29,11 @@ class ProgramFailed(Exception):
 
     @property
     def last_words(self) -> str:
-        """The line that most likely says what went wrong."""
-        telling = [line for line in self.output if line.lower().startswith(("e:", "error"))]
-        lines = telling or [line for line in self.output if line.strip()]
-        return lines[-1].strip() if lines else str(self)
+        """The line that most likely says what went wrong: the first that calls itself an error."""
+        for line in self.output:
+            if line.lower().startswith(_TELLING):
+                return line.strip()
+        return self.output[-1].strip() if self.output else str(self)
 
 
 async def run(

@@ -1,9 +1,10 @@
-"""Runs the real guest program, as the first process of a pid namespace, with accounts of its own."""
+"""Runs the real guest program as the first process of a pid namespace, with accounts of its own."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import subprocess
 import tempfile
@@ -141,7 +142,7 @@ async def guest(runtime: Path, area: Path) -> AsyncIterator[Guest]:
     name = f"atoll-test-{area.name}"
     process = subprocess.Popen(
         [
-            *("unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"),
+            *("unshare", "--mount", "--pid", "--fork", "--mount-proc"),
             *("sh", "-ec", _START.format(files=area), "sh"),
             *agent_command(str(runtime)),
             *("--name", name),
@@ -149,13 +150,16 @@ async def guest(runtime: Path, area: Path) -> AsyncIterator[Guest]:
         stdin=subprocess.DEVNULL,
     )
     client = AgentClient(lambda: dial(name))
+    pid = 0
     try:
+        await until(lambda: processes_below(process.pid) != [])
+        (pid,) = processes_below(process.pid)
         info = await client.hello(timeout=10)
         assert info.pid == 1
-        (pid,) = processes_below(process.pid)
         yield Guest(name, pid, home, common, client)
         assert process.poll() is None, "the agent has died"
     finally:
         await client.close()
-        process.kill()
+        if pid:
+            os.kill(pid, signal.SIGKILL)  # And with it everything in its namespace.
         process.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from atoll.agent.client import AgentClient
 from atoll.agent.model import Output, ProcessConfig, ProcessEnd, PtySize
 from atoll.agent.streams import ProcessStream
-from atoll.errors import Forbidden, InvalidInput, ProcessNotFound, Unauthenticated
+from atoll.errors import Exhausted, Forbidden, InvalidInput, ProcessNotFound, Unauthenticated
 
 from .conftest import Guest, collect, processes_below, until
 
@@ -43,7 +44,8 @@ async def test_success_has_no_error(guest: Guest) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("KILL", "killed"), ("TERM", "terminated"), ("USR1", "user defined signal 1")]
+    ("name", "words"),
+    [("KILL", "killed"), ("TERM", "terminated"), ("USR1", "user defined signal 1")],
 )
 async def test_end_by_a_signal_is_told_as_go_does(guest: Guest, name: str, words: str) -> None:
     end = (await guest.run(f"kill -{name} $$")).end
@@ -51,7 +53,9 @@ async def test_end_by_a_signal_is_told_as_go_does(guest: Guest, name: str, words
 
 
 async def test_runs_as_the_user(guest: Guest) -> None:
-    out = (await guest.run("id -u; id -g; id -G; pwd; echo $HOME $USER $LOGNAME $PATH; umask")).stdout
+    out = (
+        await guest.run("id -u; id -g; id -G; pwd; echo $HOME $USER $LOGNAME $PATH; umask")
+    ).stdout
     uid, gid, groups, cwd, env, umask = out.decode().splitlines()
     assert (uid, gid, groups, umask) == ("1000", "1000", "1000 50", "0022")
     assert cwd == str(guest.home)
@@ -139,19 +143,29 @@ async def test_commands_are_found_in_the_path_of_the_process(guest: Guest) -> No
     tool.write_text("#!/bin/sh\necho found\n")
     tool.chmod(0o755)
     config = ProcessConfig("tool", (), {"PATH": f"/nonexistent:/etc/passwd:{guest.home}"})
-    assert (await collect(await guest.client.start_process(config, user="user"))).stdout == b"found\n"
+    assert (
+        await collect(await guest.client.start_process(config, user="user"))
+    ).stdout == b"found\n"
 
 
 async def test_the_limit_of_processes_is_a_clear_error(guest: Guest) -> None:
-    # The kernel counts for uid 1000 in this user namespace; the agent itself is not counted there.
-    result = await guest.run("ulimit -u 1; true & true; wait; echo survived")
-    assert b"survived" in result.stdout or result.end.exit_code != 0
+    # A limit of the kernel for uid 1000, in the place of the sandbox's control group.
+    before = resource.prlimit(guest.pid, resource.RLIMIT_NPROC)
+    stream = await guest.client.start_process(shell("sleep 60"), user="user")
+    resource.prlimit(guest.pid, resource.RLIMIT_NPROC, (1, before[1]))
+    with pytest.raises(Exhausted, match="limit of processes is reached"):
+        await guest.run("true; true")
+    resource.prlimit(guest.pid, resource.RLIMIT_NPROC, before)
     assert (await guest.run("echo fine")).stdout == b"fine\n"
+    await guest.client.signal(stream.pid, signal.SIGKILL)
+    await collect(stream)
+    assert processes_below(guest.pid) == []
 
 
 async def test_output_is_bytes(guest: Guest) -> None:
     result = await guest.run(
-        r"""python3 -c 'import sys; sys.stdout.buffer.write(b"a"*8191 + b"\xe2"*3 + bytes(range(256)))'"""
+        "python3 -c 'import sys; sys.stdout.buffer.write("
+        r"""b"a" * 8191 + b"\xe2" * 3 + bytes(range(256)))'"""
     )
     assert result.stdout == b"a" * 8191 + b"\xe2" * 3 + bytes(range(256))
 
@@ -297,7 +311,9 @@ async def test_the_list_shows_what_was_asked_for(guest: Guest) -> None:
 
 
 async def test_a_signal_reaches_the_group(guest: Guest) -> None:
-    stream = await guest.client.start_process(shell("sleep 60 & sleep 60 & echo up; wait"), user="user")
+    stream = await guest.client.start_process(
+        shell("sleep 60 & sleep 60 & echo up; wait"), user="user"
+    )
     await read_until(stream, b"up\n")
     await guest.client.signal(stream.pid, signal.SIGTERM)
     async with asyncio.timeout(5):
@@ -308,7 +324,9 @@ async def test_a_signal_reaches_the_group(guest: Guest) -> None:
 
 
 async def test_output_held_open_by_a_grandchild_keeps_the_process(guest: Guest) -> None:
-    stream = await guest.client.start_process(shell("(sleep 0.5; echo late) & echo now"), user="user")
+    stream = await guest.client.start_process(
+        shell("(sleep 0.5; echo late) & echo now"), user="user"
+    )
     async with asyncio.timeout(5):
         result = await collect(stream)
     assert result.stdout == b"now\nlate\n"
@@ -349,9 +367,9 @@ async def test_a_user_cannot_look_into_the_agent(guest: Guest) -> None:
 
 async def test_processes_inside_may_not_speak_to_the_agent(guest: Guest) -> None:
     code = (
-        "import socket; s = socket.socket(socket.AF_UNIX); s.connect('\\0' + '%s');"
-        "s.settimeout(5); s.sendall(b'J\\0\\0\\0\\x0e{\"op\":\"hello\"}'); print(s.recv(10))"
-    ) % guest.name
+        f"import socket; s = socket.socket(socket.AF_UNIX); s.connect('\\0{guest.name}');"
+        "s.settimeout(5); s.sendall(b'J\\0\\0\\0\\x0e{}'); print(s.recv(10))"
+    )
     result = await guest.run(f'python3 -c "{code}"', user="root")
     assert b"ok" not in result.stdout
     assert b"b''" in result.stdout or b"Error" in result.stderr
@@ -396,9 +414,7 @@ async def test_much_input_goes_through_a_small_pipe(guest: Guest) -> None:
 
 async def test_a_process_that_does_not_read_blocks_only_its_writer(guest: Guest) -> None:
     stream = await guest.client.start_process(shell("sleep 60"), user="user", stdin=True)
-    writer = asyncio.ensure_future(
-        guest.client.send_input(stream.pid, b"x" * 1_000_000, pty=False)
-    )
+    writer = asyncio.ensure_future(guest.client.send_input(stream.pid, b"x" * 1_000_000, pty=False))
     await asyncio.sleep(0.2)
     assert not writer.done()
     assert (await guest.run("echo works")).stdout == b"works\n"

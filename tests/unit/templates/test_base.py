@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -86,6 +88,13 @@ async def test_old_builds_go_unless_they_are_in_use(tmp_path: Path) -> None:
     assert await prune_base(tmp_path / "none") == []
 
 
+async def test_a_build_that_was_replaced_lately_stays_for_other_servers(tmp_path: Path) -> None:
+    days = (datetime.now(UTC) - MOMENT).days
+    old, lately, _ = [await put_build(tmp_path, Recipe(), day=day) for day in (1, 2, days)]
+    assert await prune_base(tmp_path) == [old.directory]
+    assert await prune_base(tmp_path, grace=timedelta(0)) == [lately.directory]
+
+
 async def test_the_catalog_finds_by_id_and_by_name(tmp_path: Path) -> None:
     catalog = TemplateCatalog(tmp_path)
     await catalog.load()
@@ -106,6 +115,26 @@ async def test_a_wrong_authority_stops_before_anything_is_made(tmp_path: Path) -
     with pytest.raises(ConfigurationError, match=r"missing\.pem"):
         await ensure_base(tmp_path, progress=print, authorities=[tmp_path / "missing.pem"])
     assert not (tmp_path / "base").is_dir()
+
+
+async def test_a_disk_without_room_is_told_before_the_work_begins(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", store], check=True)
+    try:
+        with pytest.raises(HostError) as raised:
+            await ensure_base(store, progress=print)
+        assert "make 3 GiB free" in (raised.value.remedy or "")
+        assert os.listdir(store / "base") == [".lock"]
+    finally:
+        subprocess.run(["umount", store], check=True)
+
+
+async def test_a_store_that_can_not_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(HostError) as raised:
+        await ensure_base(tmp_path / "file", progress=print)
+    assert "ATOLL_TEMPLATE_DIR" in (raised.value.remedy or "")
 
 
 def test_a_machine_without_the_tool_is_told(

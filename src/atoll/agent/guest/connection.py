@@ -173,6 +173,14 @@ class Connection:
             self._loop.change(self.fd, mask)
 
     def _on_event(self, events: int) -> None:
+        try:
+            self._handle(events)
+        except Exception:
+            # The host has to learn of it, and there is no telling what has been sent so far.
+            self.close()
+            raise
+
+    def _handle(self, events: int) -> None:
         if events & WRITE:
             self.flush()
             if not self._out:

@@ -138,13 +138,13 @@ def _start(program: Program, fds: tuple[int, int, int]) -> int:
         with killed_first(), acting_as(user, for_exec=True):
             cwd = program.cwd
             if cwd is None:
-                cwd = user.home if os.access(user.home, os.X_OK, effective_ids=True) else "/"
+                cwd = user.home if os.access(user.home, os.X_OK) else "/"
             pid = _posixsubprocess.fork_exec(
                 [os.fsencode(arg) for arg in (program.cmd, *program.args)],
                 _find_candidates(program.cmd, env["PATH"]),
                 False,  # Leave descriptors alone: all of the agent's close themselves on exec.
                 (report_in,),
-                os.fsencode(cwd),
+                os.fsencode(cwd),  # type: ignore[arg-type]
                 [os.fsencode(f"{name}={value}") for name, value in env.items()],
                 *(fds[0], -1, -1, fds[1], -1, fds[2]),
                 *(report, report_in),
@@ -153,7 +153,7 @@ def _start(program: Program, fds: tuple[int, int, int]) -> int:
                 -1,
                 *(None, None, None),  # The ids are borrowed already; asking here would cost vfork.
                 _UMASK,
-                None if program.pty is None else _take_terminal,
+                None if program.pty is None else _take_terminal,  # type: ignore[arg-type]
                 True,
             )
         os.close(report_in)

@@ -7,10 +7,11 @@ read with bounds and never trusted to be well-formed.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
-from .refusal import Refusal, quote
+from .refusal import Refusal, quote, refuse_resources
 
 _FILE_LIMIT = 1024 * 1024
 _GROUPS_LIMIT = 1024
@@ -44,7 +45,9 @@ class _Table:
         try:
             # Non-blocking, so that a pipe put in its place cannot stop the agent.
             fd = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
-        except OSError:
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                raise refuse_resources(error, "cannot look up the user") from error
             changed = bool(self.rows)
             self._seen, self.rows = None, []
             return changed

@@ -67,9 +67,8 @@ def decode_json(payload: bytes | bytearray) -> dict[str, object]:
     text = payload.decode("utf-8")
     try:
         value, end = _scan(text, 0)
-    except (StopIteration, RecursionError, ImportError) as error:
-        # A malformed string makes the scanner import the json package for its error class; the
-        # runtime directory does not have it.
+    except (StopIteration, RecursionError, ImportError, SystemError) as error:
+        # The last two: the scanner asks the json package, which is not there, for its error class.
         raise ValueError("malformed JSON") from error
     if end != len(text) or not isinstance(value, dict):
         raise ValueError("not one JSON object")

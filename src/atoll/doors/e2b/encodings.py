@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from typing import Literal
@@ -12,7 +13,9 @@ Encoding = Literal["identity", "gzip"]
 
 _GZIP = 16 + zlib.MAX_WBITS
 _LEVEL = 1
-"""The fastest: the compressor runs on the server's one thread."""
+"""The fastest: 30 to 100 MB/s on one core."""
+_INLINE = 16 * 1024
+"""Bytes that are compressed at once; more take a thread, as others would wait for milliseconds."""
 _INFLATED_CHUNK = 256 * 1024
 
 
@@ -66,7 +69,11 @@ async def deflate(chunks: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
     """Compress to one gzip member."""
     compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP)
     async for chunk in chunks:
-        if data := compressor.compress(chunk):
+        if len(chunk) <= _INLINE:
+            data = compressor.compress(chunk)
+        else:
+            data = await asyncio.to_thread(compressor.compress, chunk)
+        if data:
             yield data
     yield compressor.flush()
 
