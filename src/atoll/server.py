@@ -217,6 +217,7 @@ class Server:
                 access_log=False,
                 log_config=None,
                 server_header=False,
+                proxy_headers=False,  # who the client is, is for nobody to claim
                 timeout_keep_alive=305,  # longer than the SDKs keep theirs: they close first
                 timeout_graceful_shutdown=_GRACE_SECONDS,
                 backlog=_BACKLOG,

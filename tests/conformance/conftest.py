@@ -13,7 +13,7 @@ from atoll.isolation.driver import Driver, Resources, SandboxSpec
 from atoll.templates.base import ensure_base
 from atoll.templates.model import Template
 from tests.conformance.box import Box, new_id
-from tests.conformance.kinds import KINDS, Kind
+from tests.conformance.kinds import KINDS, RUNTIMES, Kind
 
 TEMPLATES = Path(os.environ.get("ATOLL_TEMPLATE_DIR", "/var/lib/atoll/templates"))
 
@@ -33,8 +33,9 @@ def layers(template: Template) -> tuple[Path, ...]:
 
 
 @pytest.fixture(scope="session", params=KINDS, ids=lambda kind: kind.name)
-def kind(request: pytest.FixtureRequest) -> Kind:
+def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Kind:
     """The driver under test."""
+    os.environ.setdefault(RUNTIMES, str(tmp_path_factory.mktemp("runtimes")))
     found = request.param
     assert isinstance(found, Kind)
     return found

@@ -14,7 +14,8 @@ from atoll.isolation.driver import Driver
 from atoll.isolation.instance import instance_name
 from atoll.isolation.oci import OciDriver
 
-RUNTIMES = Path(os.environ.get("ATOLL_TEST_RUNTIMES", "/var/lib/atoll/test-runtimes"))
+RUNTIMES = "ATOLL_TEST_RUNTIMES"
+"""Names, to processes started by tests too, where the agent's runtime is built once for all."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def make_oci(
     """A driver that is not started."""
     return OciDriver(
         state,
-        runtime_dir=build_runtime(RUNTIMES),
+        runtime_dir=build_runtime(Path(os.environ[RUNTIMES])),
         egress_allow=egress_allow,
         egress_deny=egress_deny,
     )

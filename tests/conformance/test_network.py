@@ -233,3 +233,25 @@ async def test_sandboxes_of_two_servers_do_not_reach_each_other(
             assert await box.connect(other.instance.address, 8000) != "open"
         assert other.instance.address != box.instance.address
         await other.agent.close()
+
+
+async def test_one_sandbox_cannot_use_up_the_hosts_table_of_connections(
+    box: Box, world: World
+) -> None:
+    def count() -> int:
+        return int(Path("/proc/sys/net/netfilter/nf_conntrack_count").read_text())
+
+    before = count()
+    await box.python(
+        f"""
+        import socket
+        for source in range(20):
+            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            for port in range(8000, 9000):
+                try:
+                    sock.sendto(b"x", ("{PUBLIC}", port))
+                except OSError:
+                    pass
+        """
+    )
+    assert count() - before < 12_000

@@ -35,7 +35,8 @@ _WRITE_HIGH = 1024 * 1024
 _JOIN = 64 * 1024
 """Small chunks of a body are gathered up to this size before they are sent."""
 
-Event = tuple[int, bytes]
+Piece = bytes | memoryview
+Event = tuple[int, Piece]
 
 
 class Channel(asyncio.Protocol):
@@ -102,6 +103,7 @@ class Channel(asyncio.Protocol):
 
     def _parse(self, data: bytes) -> None:
         position, size = 0, len(data)
+        view = memoryview(data)
         while position < size:
             if not self._left:
                 need = HEADER_SIZE - len(self._head)
@@ -110,6 +112,13 @@ class Channel(asyncio.Protocol):
                 if len(self._head) < HEADER_SIZE:
                     return
                 self._begin_frame()
+                continue
+            if self._kind == DATA:
+                # A file's content is passed on as it is: no copy of it is made here.
+                content = view[position : position + self._left]
+                position += len(content)
+                self._left -= len(content)
+                self._push(DATA, content)
                 continue
             piece = data[position : position + self._left]
             position += len(piece)
@@ -139,7 +148,7 @@ class Channel(asyncio.Protocol):
         if kind == END:
             self._push(END, b"")
 
-    def _push(self, kind: int, payload: bytes) -> None:
+    def _push(self, kind: int, payload: Piece) -> None:
         self._events.append((kind, payload))
         self._weight += len(payload) + _EVENT_COST
 

@@ -35,10 +35,10 @@ _MESSAGE_LENGTH = 2048
 _ENTRY_TYPES = ("file", "directory", "symlink", "other")
 
 
-def decode_message(payload: bytes) -> dict[str, Any]:
+def decode_message(payload: bytes | memoryview) -> dict[str, Any]:
     """Read a JSON object."""
     try:
-        value = json.loads(payload)
+        value = json.loads(bytes(payload))
     except (ValueError, RecursionError) as error:
         raise AgentFailed("the agent sent malformed JSON") from error
     if not isinstance(value, dict):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Literal, Self
 
-from atoll.agent.channel import Channel
+from atoll.agent.channel import Channel, Piece
 from atoll.agent.guest.wire import DATA, END, JSON, PTY, STDERR, STDOUT
 from atoll.agent.model import Entry, Output, ProcessEnd
 from atoll.agent.replies import (
@@ -54,7 +54,7 @@ class _Stream:
         self._open = False
         self._release(self._channel)
 
-    async def _receive(self) -> tuple[int, bytes]:
+    async def _receive(self) -> tuple[int, Piece]:
         if not self._open:
             raise StopAsyncIteration
         try:
@@ -80,7 +80,7 @@ class ProcessStream(_Stream):
         kind, payload = await self._receive()
         name = _KINDS.get(kind)
         if name is not None:
-            return Output(name, payload)
+            return Output(name, bytes(payload))
         try:
             if kind != JSON:
                 raise AgentFailed(f"the agent sent a frame of kind {kind} among output")
@@ -103,7 +103,7 @@ class FileReader(_Stream):
         self.entry = entry
         """What is read; known before the content."""
 
-    async def __anext__(self) -> bytes:
+    async def __anext__(self) -> Piece:
         kind, payload = await self._receive()
         if kind == DATA:
             return payload

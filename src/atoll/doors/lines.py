@@ -9,6 +9,7 @@ error of the application, which `quiet_drops` silences.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -79,18 +80,22 @@ class Lines:
         lines.add(line)
         try:
             await work(line)
-            if line.cut:
-                # The work ended before the cancellation reached it: let it arrive here.
-                await asyncio.sleep(0)
         except AtollError as error:
-            if not line.started:
-                raise
-            log.info("stream.dropped", sandbox_id=sandbox.sandbox_id, reason=str(error))
+            if not line.cut:
+                if not line.started:
+                    raise
+                log.info("stream.dropped", sandbox_id=sandbox.sandbox_id, reason=str(error))
         except BaseException:
-            if not line.cut or task.uncancel() > 0:
+            if not line.cut:
                 raise
         finally:
             lines.discard(line)
+        if line.cut:
+            # The work may have ended before the cancellation reached it: let it arrive here.
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
+            if task.uncancel() > 0:
+                raise asyncio.CancelledError  # somebody else wants the task to end, too
         if line.cut and not line.started and sandbox.ended.is_set():
             raise SandboxGone("the sandbox ended")
 

@@ -17,9 +17,9 @@ _WIDEST, _NARROWEST = 16, 28
 
 
 class AddressPool:
-    """Hands out the addresses of a block, the longest unused first.
+    """Hands out the addresses of a block in turn, all others before one comes again.
 
-    An address that comes back late finds no packets under way that were meant for its last owner.
+    So no packet is still under way that was meant for the last owner.
     """
 
     def __init__(self, block: IPv4Network) -> None:

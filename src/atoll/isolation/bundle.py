@@ -82,13 +82,7 @@ def write_bundle(
             "gidMappings": [{"containerID": 0, "hostID": ID_BASE, "size": ID_COUNT}],
             "cgroupsPath": cgroup,
             "resources": _resources(spec, swap_limits),
-            "sysctl": {
-                # Unprivileged ping, as raw sockets are not to be had.
-                "net.ipv4.ping_group_range": f"0 {ID_COUNT - 1}",
-                # IPv6 is not routed for sandboxes; without it a program tries IPv4 at once. The
-                # loopback interface exists already and keeps its ::1.
-                "net.ipv6.conf.default.disable_ipv6": "1",
-            },
+            "sysctl": _sysctls(),
             "seccomp": profile(),
             "maskedPaths": _MASKED,
             "readonlyPaths": _READ_ONLY,
@@ -131,6 +125,16 @@ def _resources(spec: SandboxSpec, swap_limits: bool) -> dict[str, Any]:
         "cpu": {"period": _CPU_PERIOD, "quota": spec.resources.cpu_count * _CPU_PERIOD},
         "devices": [{"allow": False, "access": "rwm"}],
     }
+
+
+def _sysctls() -> dict[str, str]:
+    # Unprivileged ping, as raw sockets are not to be had.
+    settings = {"net.ipv4.ping_group_range": f"0 {ID_COUNT - 1}"}
+    if Path("/proc/sys/net/ipv6").exists():
+        # IPv6 is not routed for sandboxes; without it a program tries IPv4 at once. The loopback
+        # interface exists already and keeps its ::1.
+        settings["net.ipv6.conf.default.disable_ipv6"] = "1"
+    return settings
 
 
 def _mounts(spec: SandboxSpec, runtime: Path) -> list[dict[str, Any]]:

@@ -33,6 +33,10 @@ CLOSED_RANGES: Sequence[str] = (
 address), benchmark, multicast and reserved ranges. The documentation ranges are not among them:
 networks of companies use them for real services."""
 
+MAX_FLOWS = 8192
+"""Connections that one sandbox may have open through the host at the same time. The host tracks
+each, and its table has room for a limited number over all."""
+
 _EVERYTHING = IPv4Network("0.0.0.0/0")
 
 
@@ -60,14 +64,28 @@ class Firewall:
         self._gateway = gateway
         self._allow = networks(allow)
         self._deny = networks(deny)
+        self._policies: dict[IPv4Address, Egress] = {}
+        self._dns_port = 0
 
     async def install(self, policies: Mapping[IPv4Address, Egress], dns_port: int) -> None:
         """Write the whole table anew, with these sandboxes' own policies.
 
         `dns_port` is where, on the gateway address, names are resolved.
         """
-        lines = self.standing_rules(dns_port)
-        for address, egress in policies.items():
+        self._policies = dict(policies)
+        self._dns_port = dns_port
+        await self._write()
+
+    async def restore(self) -> bool:
+        """Write the table again as it was, if somebody has deleted it; whether that was so."""
+        if await _has_table(self._table):
+            return False
+        await self._write()
+        return True
+
+    async def _write(self) -> None:
+        lines = self.standing_rules(self._dns_port)
+        for address, egress in self._policies.items():
             lines += self._policy(address, egress)
         await _nft(lines)
 
@@ -84,18 +102,25 @@ class Firewall:
 
     async def set_policy(self, address: IPv4Address, egress: Egress) -> None:
         """Apply one sandbox's own policy in one transaction. Raises `InvalidInput`."""
-        await _nft(self._policy(address, egress))
+        lines = self._policy(address, egress)
+        self._policies[address] = egress
+        await _nft(lines)
 
     async def clear_policy(self, address: IPv4Address) -> None:
         """Forget one sandbox's own policy, if it has one."""
         table = self._table
+        self._policies.pop(address, None)
         lines = self._policy(address, Egress(internet=False))
         lines.append(f"delete element {table} nameless {{ {address} }}")
         for direction in ("out", "in"):
             lines.append(f"delete element {table} policies_{direction} {{ {address} }}")
             lines.append(f"flush chain {table} {_chain(direction, address)}")
             lines.append(f"delete chain {table} {_chain(direction, address)}")
-        await _nft(lines)
+        try:
+            await _nft(lines)
+        except HostError:
+            if await _has_table(table):
+                raise  # else there is nothing to forget, as after a restart of the host
 
     async def remove(self) -> None:
         """Delete the table, if it is there."""
@@ -108,6 +133,7 @@ class Firewall:
             _set("operator_deny", self._deny),
             # Sandboxes that get no answers about names, and those with a policy of their own.
             "set nameless { type ipv4_addr; }",
+            "set flows { type ipv4_addr; flags dynamic; size 65536; }",
             "map policies_out { type ipv4_addr : verdict; }",
             "map policies_in { type ipv4_addr : verdict; }",
         ]
@@ -160,6 +186,7 @@ class Firewall:
             "  ip daddr @operator_deny goto refuse",
             "  ip daddr != @operator_allow ip daddr @closed goto refuse",
             "  ip saddr vmap @policies_out",
+            f"  ct state new add @flows {{ ip saddr ct count over {MAX_FLOWS} }} goto refuse",
             "}",
             "chain to_sandbox {",
             "  ct state != { established, related } drop",
@@ -221,23 +248,32 @@ def _set(name: str, members: Sequence[IPv4Network]) -> str:
 
 async def _nft(lines: Sequence[str]) -> None:
     """Run one transaction: all of it or nothing."""
+    failure = await _run_nft(("-f", "-"), "\n".join(lines))
+    if failure is not None:
+        raise HostError(f"nft failed: {failure}")
+
+
+async def _has_table(table: str) -> bool:
+    return await _run_nft(("list", "table", *table.split()), "") is None
+
+
+async def _run_nft(arguments: Sequence[str], text: str) -> str | None:
+    """Run nft to its end, though the task be cancelled meanwhile; what it complained about."""
     try:
         process = await asyncio.create_subprocess_exec(
             "nft",
-            "-f",
-            "-",
+            *arguments,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
         )
     except FileNotFoundError:
         raise HostError("nft is not installed", remedy="apt-get install nftables") from None
-    work = asyncio.ensure_future(process.communicate("\n".join(lines).encode()))
+    work = asyncio.ensure_future(process.communicate(text.encode()))
     try:
         _, errors = await asyncio.shield(work)
     except asyncio.CancelledError:
         with contextlib.suppress(Exception):
             await work
         raise
-    if process.returncode:
-        raise HostError(f"nft failed: {errors.decode(errors='replace').strip()}")
+    return errors.decode(errors="replace").strip() if process.returncode else None

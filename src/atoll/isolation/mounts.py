@@ -17,10 +17,11 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from atoll.errors import HostError
 from atoll.isolation import namespaces
 
 STAGE = Path("/run/atoll")
@@ -37,10 +38,23 @@ class MountNamespace:
     """A private mount namespace with the threads that live in it."""
 
     def __init__(self, threads: int, runtime_dir: Path) -> None:
+        """Nothing happens before `open`. `runtime_dir` is the agent's."""
         self._runtime_dir = runtime_dir
         self._lock = threading.Lock()
         self._namespace: int | None = None
+        self._failure: OSError | None = None
         self._threads = ThreadPoolExecutor(threads, "atoll-mounts", initializer=self._enter)
+
+    async def open(self) -> None:
+        """Make the namespace. Raises `HostError`."""
+        try:
+            await self.run(lambda: None)
+        except BrokenExecutor:
+            raise HostError(
+                f"cannot mount: {self._failure}",
+                remedy="Atoll needs CAP_SYS_ADMIN and overlay mounts; in a container, run it"
+                " privileged",
+            ) from self._failure
 
     async def run(self, work: Callable[[], T]) -> T:
         """Run a function on one of the threads.
@@ -64,6 +78,14 @@ class MountNamespace:
             self._namespace = None
 
     def _enter(self) -> None:
+        """Bring a new thread into the namespace; the first one makes it."""
+        try:
+            self._enter_or_make()
+        except OSError as error:
+            self._failure = error
+            raise
+
+    def _enter_or_make(self) -> None:
         with self._lock:
             # A thread may change its namespace only when it shares its working directory with none.
             namespaces.unshare(namespaces.CLONE_FS)

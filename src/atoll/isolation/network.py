@@ -9,6 +9,7 @@ addresses are fixed on both sides, so nobody ever asks for one.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -23,6 +24,7 @@ from atoll.isolation.addresses import AddressPool, choose_block, read_block
 from atoll.isolation.dns import DnsForwarder
 from atoll.isolation.driver import Egress
 from atoll.isolation.firewall import Firewall
+from atoll.isolation.guard import Guard
 from atoll.isolation.mounts import STAGE
 from atoll.isolation.netlink import Netlink
 from atoll.isolation.netns import NamespaceSockets
@@ -62,6 +64,7 @@ class Network:
         self._sandbox_links = f"atl{instance}s"
         self._mtu = _DEFAULT_MTU
         self._forwarder: DnsForwarder | None = None
+        self._guard: Guard | None = None
         self.sockets = NamespaceSockets()
         self.addresses = AddressPool(self._read_block() or IPv4Network("100.64.0.0/20"))
         self.firewall = self._make_firewall()
@@ -95,9 +98,14 @@ class Network:
         await self.firewall.install(own, port)
         for address in in_use:
             self.addresses.reserve(address)
+        self._guard = Guard(self.firewall)
+        self._guard.start()
 
     async def stop(self) -> None:
-        """Stop answering questions about names; links and rules stay."""
+        """Stop answering questions about names and guarding the rules; links and rules stay."""
+        if self._guard is not None:
+            await self._guard.stop()
+            self._guard = None
         if self._forwarder is not None:
             await self._forwarder.stop()
             self._forwarder = None
@@ -105,10 +113,12 @@ class Network:
 
     async def remove(self) -> None:
         """Remove what `start` set up."""
+        await self.stop()
         await self.firewall.remove()
         with _HostLock(), Netlink() as link:
             link.delete_link(self._gateway_link)
-            _turn_forwarding_off(link)
+            if not any(_GATEWAY_LINK.fullmatch(name) for name in link.links().values()):
+                _leave_host()
         self._state.unlink(missing_ok=True)
 
     def attach(self, address: IPv4Address, netns: int) -> None:
@@ -178,9 +188,15 @@ class _HostLock:
     """Held while what all servers on this host share is looked at and changed."""
 
     def __enter__(self) -> None:
-        STAGE.mkdir(mode=0o711, exist_ok=True)
-        self._descriptor = os.open(STAGE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        while True:
+            STAGE.mkdir(mode=0o711, exist_ok=True)
+            descriptor = os.open(STAGE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), STAGE.stat()):
+                    self._descriptor = descriptor
+                    return
+            os.close(descriptor)  # the last server removed it while this one waited
 
     def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
@@ -216,8 +232,11 @@ def _turn_forwarding_on() -> None:
         ) from error
 
 
-def _turn_forwarding_off(link: Netlink) -> None:
-    others = any(_GATEWAY_LINK.fullmatch(name) for name in link.links().values())
-    if not others and _FORWARD_MARK.exists():
+def _leave_host() -> None:
+    """Undo, as the last server, what the first one did to the host."""
+    if _FORWARD_MARK.exists():
         _FORWARD.write_text("0")
         _FORWARD_MARK.unlink()
+    # Not while another server runs: that would unmount what it has mounted there.
+    with contextlib.suppress(OSError):
+        STAGE.rmdir()

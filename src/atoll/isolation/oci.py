@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fcntl
 import os
 import shutil
@@ -23,7 +22,7 @@ from atoll.isolation.driver import Driver, Egress, Instance, SandboxSpec, Usage
 from atoll.isolation.firewall import networks
 from atoll.isolation.handle import Grip, Handle
 from atoll.isolation.instance import instance_name
-from atoll.isolation.mounts import STAGE, MountNamespace
+from atoll.isolation.mounts import MountNamespace
 from atoll.isolation.network import Network
 from atoll.isolation.records import Record, Records, boot_id, is_id
 from atoll.isolation.runc import Runc
@@ -103,6 +102,7 @@ class OciDriver(Driver):
                 {IPv4Address(record.address): record.egress for record in known if record}
             )
             self._mounts = MountNamespace(self._creates, self._runtime_dir)
+            await self._mounts.open()
         except BaseException:
             await self.stop()
             raise
@@ -273,8 +273,6 @@ class OciDriver(Driver):
         for directory in ("blank", "runc", "sandboxes"):
             shutil.rmtree(self._state / directory, ignore_errors=True)
         await self.stop()
-        with contextlib.suppress(OSError):  # another server's
-            STAGE.rmdir()
 
     def _check_host(self) -> None:
         if os.geteuid() != 0:

@@ -12,7 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from atoll.agent.client import AgentClient
-from atoll.isolation.driver import Driver, Egress, Instance
+from atoll.isolation.driver import Driver, Egress, Instance, Usage
 from atoll.templates.model import Template
 
 _ID_ALPHABET = string.ascii_lowercase + string.digits
@@ -104,3 +104,7 @@ class Sandbox:
         Raises `PortClosed` when nothing listens there, `SandboxGone` when the sandbox has ended.
         """
         return await self.driver.dial(self.instance, port)
+
+    async def measure(self) -> Usage:
+        """Measure what the sandbox uses now. Raises `SandboxGone` when it has ended."""
+        return await self.driver.usage(self.instance)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import structlog
 
@@ -33,7 +34,7 @@ class Pool:
         size: int,
         *,
         boot: Callable[[Template], Awaitable[Sandbox]],
-        discard: Callable[[Sandbox], Awaitable[None]],
+        discard: Callable[[Sandbox], Coroutine[Any, Any, None]],
     ) -> None:
         self._size = size
         self._boot = boot

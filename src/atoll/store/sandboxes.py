@@ -59,8 +59,7 @@ class SandboxStore:
     async def set_end_at(self, sandbox_id: str, end_at: float) -> None:
         """Move the deadline."""
         change = update(sandboxes).where(sandboxes.c.sandbox_id == sandbox_id)
-        await self._database.run(lambda c: c.execute(change.values(end_at=end_at))
-        )
+        await self._database.run(lambda c: c.execute(change.values(end_at=end_at)))
 
     async def record_end(self, sandbox_id: str, reason: str) -> None:
         """Write down that a sandbox ended, when, and why. The first end counts."""
@@ -75,7 +74,8 @@ class SandboxStore:
         """All that had not ended when last heard of."""
         query = select(sandboxes).where(sandboxes.c.state != "ended")
         rows = await self._database.run(
-            lambda connection: connection.execute(query).mappings().all())
+            lambda connection: connection.execute(query).mappings().all()
+        )
         return [SandboxRow(**row) for row in rows]
 
     async def get(self, sandbox_id: str) -> SandboxRow | None:

@@ -444,6 +444,13 @@ async def test_input_to_a_process_that_closed_its_stdin(guest: Guest) -> None:
 # Terminals ---------------------------------------------------------------------------------------
 
 
+def name_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except FileNotFoundError:  # It ended meanwhile.
+        return ""
+
+
 async def test_a_terminal(guest: Guest) -> None:
     config = ProcessConfig("/bin/sh", ("-i",), {"TERM": "xterm", "PS1": "$ "})
     stream = await guest.client.start_process(config, user="user", pty=PtySize(100, 30))
@@ -458,7 +465,14 @@ async def test_a_terminal(guest: Guest) -> None:
     await client.send_input(stream.pid, b"stty size\n", pty=True)
     assert b"11 44" in await read_until(stream, b"11 44")
     await client.send_input(stream.pid, b"cat; echo back\n", pty=True)
+    # An interrupt that comes before there is a cat would leave the next line to the cat.
+    (terminal,) = processes_below(guest.pid)
+    await until(lambda: [name_of(pid) for pid in processes_below(terminal)] == ["cat"])
     await client.send_input(stream.pid, b"\x03", pty=True)
+    # An interrupted shell throws away what it has read ahead.
+    interrupted = await read_until(stream, b"^C")
+    if b"$ " not in interrupted.partition(b"^C")[2]:
+        await read_until(stream, b"$ ")
     await client.send_input(stream.pid, b"echo $((6*7))\n", pty=True)
     await read_until(stream, b"42")
     await client.send_input(stream.pid, b"exit 5\n", pty=True)

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from starlette.types import Receive, Scope
 
+from atoll.agent.channel import Piece
 from atoll.agent.streams import FileReader
 from atoll.doors.answers import answer_bytes, header
 from atoll.doors.e2b.encodings import choose_encoding, deflate
@@ -20,8 +21,9 @@ from atoll.errors import AgentFailed
 from atoll.sandboxes.model import Sandbox
 
 _RANGE = re.compile(r"bytes=\s*([0-9]{0,18})-([0-9]{0,18})")
-_CHUNKS_IN_HAND = 256 * 1024
-"""Bytes up to which an answer is sent without an eye on whether the client is still there."""
+_AT_ONCE = 64 * 1024
+"""Bytes up to which a file is read whole before it is sent. It then has the length that was read:
+files of /sys announce more than they hold."""
 
 # The interpreter's own table, so that the answer does not depend on files of the host.
 _types = mimetypes.MimeTypes(filenames=())
@@ -62,37 +64,46 @@ async def send_file(
             status = 206
             last = start + length - 1
             headers.append((b"content-range", b"bytes %d-%d/%d" % (start, last, size)))
+        if encoding == "identity" and 0 < length <= _AT_ONCE:
+            content = await _gather(aiter(reader), length)
+            await answer_bytes(scope, line.send, status, content, headers)
+            return
         if encoding == "gzip":
             headers.append((b"content-encoding", b"gzip"))
         elif length:
             headers.append((b"content-length", b"%d" % length))
         await line.send({"type": "http.response.start", "status": status, "headers": headers})
         if encoding == "gzip":
-            await _stream(deflate(aiter(reader)), receive, line, watched=True)
+            await _stream(deflate(aiter(reader)), receive, line)
         elif not length:
             # Perhaps a file of /proc, which says that it is empty and is not.
-            await _stream(aiter(reader), receive, line, watched=True)
+            await _stream(aiter(reader), receive, line)
         else:
-            watched = length > _CHUNKS_IN_HAND
-            await _stream(_exactly(aiter(reader), length), receive, line, watched=watched)
+            await _stream(_exactly(aiter(reader), length), receive, line)
     finally:
         await reader.close()
 
 
-async def _stream(
-    chunks: AsyncIterator[bytes], receive: Receive, line: Line, *, watched: bool
-) -> None:
-    watch = asyncio.create_task(line.watch(receive)) if watched else None
+async def _stream(chunks: AsyncIterator[Piece], receive: Receive, line: Line) -> None:
+    watch = asyncio.create_task(line.watch(receive))
     try:
         async for chunk in chunks:
             await line.send({"type": "http.response.body", "body": chunk, "more_body": True})
     finally:
-        if watch is not None:
-            watch.cancel()
+        watch.cancel()
     await line.send({"type": "http.response.body", "body": b""})
 
 
-async def _exactly(chunks: AsyncIterator[bytes], length: int) -> AsyncIterator[bytes]:
+async def _gather(chunks: AsyncIterator[Piece], limit: int) -> bytes:
+    content = bytearray()
+    async for chunk in chunks:
+        content += chunk
+        if len(content) > limit:
+            break
+    return bytes(content[:limit])
+
+
+async def _exactly(chunks: AsyncIterator[Piece], length: int) -> AsyncIterator[Piece]:
     """The `length` bytes that were announced, though the file may have changed meanwhile.
 
     Raises `AgentFailed` when they are not there any more.

@@ -65,7 +65,7 @@ def _parse_qualities(accept: str) -> dict[str, float]:
     return quality
 
 
-async def deflate(chunks: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
+async def deflate(chunks: AsyncIterable[bytes | memoryview]) -> AsyncGenerator[bytes]:
     """Compress to one gzip member."""
     compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP)
     async for chunk in chunks:

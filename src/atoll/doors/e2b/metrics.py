@@ -13,10 +13,10 @@ _WINDOW = 0.1
 
 async def measure(sandbox: Sandbox) -> dict[str, int | float]:
     """Measure, in the fields that E2B's agent reports. Raises `SandboxGone`."""
-    first = await sandbox.driver.usage(sandbox.instance)
+    first = await sandbox.measure()
     began = time.monotonic()
     await asyncio.sleep(_WINDOW)
-    usage = await sandbox.driver.usage(sandbox.instance)
+    usage = await sandbox.measure()
     seconds = time.monotonic() - began
     disk = await sandbox.agent.disk_usage()
     cpu_count = sandbox.template.resources.cpu_count
