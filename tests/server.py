@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import signal
@@ -15,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from atoll.isolation.instance import instance_name
 
 TEMPLATES = os.environ.get("ATOLL_TEMPLATE_DIR", "/var/lib/atoll/templates")
 
@@ -140,8 +141,7 @@ def find_leftovers(data_dir: Path) -> list[str]:
 
 
 def _find_named(data_dir: Path) -> list[str]:
-    state = os.fsencode(data_dir / "isolation")
-    name = hashlib.sha256(state).hexdigest()[:7]  # as the driver names its things
+    name = instance_name(data_dir / "isolation")
     left = []
     for directory, _, _ in os.walk("/sys/fs/cgroup"):
         if name in directory:
