@@ -152,8 +152,11 @@ class Stage:
         target = self._directory / "disk"
         target.mkdir(mode=0o700)
         flags = namespaces.MS_NOSUID | namespaces.MS_NODEV | namespaces.MS_NOATIME
-        # Without `noinit_itable` the kernel would write out all inode tables in the background.
-        namespaces.mount(device, str(target), "ext4", flags, "discard,noinit_itable")
+        # Without `noinit_itable` the kernel would write out all inode tables in the background;
+        # without `noauto_da_alloc` closing an overwritten file starts to write it out, which is
+        # meant for power failures, that no sandbox survives.
+        options = "discard,noinit_itable,noauto_da_alloc"
+        namespaces.mount(device, str(target), "ext4", flags, options)
         self._mounted.append("disk")
         return target
 
