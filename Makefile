@@ -15,7 +15,7 @@ test: setup  ## All checks and all tests
 
 check: setup  ## Lint, types and unit tests: under a minute
 	@scripts/check
-	@.venv/bin/pytest -q tests/unit $(ARGS)
+	@.venv/bin/pytest -q -n 2 --dist loadfile tests/unit $(ARGS)
 
 bench: setup  ## Measure against the floors and the peers of this machine
 	@.venv/bin/python -m bench $(ARGS)
