@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import json
 import os
+import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -123,6 +124,12 @@ def build_driver(settings: Settings) -> OciDriver:
     )
 
 
+def _raise_file_limit() -> None:
+    """Take as many open files as we are allowed: every sandbox and every stream costs some."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 class _Http(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -158,6 +165,7 @@ class Server:
         Raises `HostError` or `ConfigurationError` when it can't start.
         """
         settings = self._settings
+        _raise_file_limit()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.stop)
@@ -182,7 +190,9 @@ class Server:
                     min_free_disk_mb=settings.min_free_disk_mb,
                 )
                 await service.start()
-                await templates.prune(in_use=service.layers_in_use())
+                if settings.template_dir is None:
+                    # What other servers stand on in a directory that is shared, we can't know.
+                    await templates.prune(in_use=service.layers_in_use())
                 try:
                     await self._serve(listener, service, keys, api_key, ready)
                 finally:

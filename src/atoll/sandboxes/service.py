@@ -25,6 +25,9 @@ from atoll.templates.model import Template
 
 log = structlog.get_logger(__name__)
 
+_FIRST_RETRY_SECONDS = 1.0
+_LAST_RETRY_SECONDS = 60.0
+
 
 class SandboxService:
     """All live sandboxes of this server. Every door works through it."""
@@ -51,6 +54,7 @@ class SandboxService:
         self._live: dict[str, Sandbox] = {}
         self._creating = 0
         self._endings: dict[str, asyncio.Task[None]] = {}
+        self._leftovers: set[asyncio.Task[None]] = set()
         self._pool = Pool(pool_size, boot=self._boot, discard=self._discard)
         self._reaper = Reaper(self._expire)
 
@@ -73,6 +77,9 @@ class SandboxService:
                 *(self._end(each, EndReason.SERVER_STOPPED) for each in list(self._live.values()))
             )
         await asyncio.gather(*self._endings.values())
+        for task in self._leftovers:
+            task.cancel()  # the next start finds what is left
+        await asyncio.gather(*self._leftovers, return_exceptions=True)
         for sandbox in self._live.values():
             await sandbox.agent.close()
 
@@ -308,8 +315,25 @@ class SandboxService:
         # sandbox that nobody owns and removes it.
         await self._store.record_end(sandbox.sandbox_id, reason.value)
         await sandbox.agent.close()
-        try:
-            await self._driver.destroy(sandbox.sandbox_id)
-        except AtollError as error:
-            log.error("sandbox.destroy_failed", sandbox_id=sandbox.sandbox_id, error=str(error))
+        if not await self._destroy(sandbox.sandbox_id):
+            task = asyncio.create_task(self._keep_destroying(sandbox.sandbox_id))
+            self._leftovers.add(task)
+            task.add_done_callback(self._leftovers.discard)
         log.info("sandbox.ended", sandbox_id=sandbox.sandbox_id, reason=reason.value)
+
+    async def _destroy(self, sandbox_id: str) -> bool:
+        try:
+            await self._driver.destroy(sandbox_id)
+        except (AtollError, OSError) as error:
+            log.error("sandbox.destroy_failed", sandbox_id=sandbox_id, error=str(error))
+            return False
+        return True
+
+    async def _keep_destroying(self, sandbox_id: str) -> None:
+        """Try again, ever more seldom, until nothing of the sandbox is left."""
+        pause = _FIRST_RETRY_SECONDS
+        while True:
+            await asyncio.sleep(pause)
+            if await self._destroy(sandbox_id):
+                return
+            pause = min(2 * pause, _LAST_RETRY_SECONDS)
