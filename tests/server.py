@@ -150,3 +150,27 @@ def _find_named(data_dir: Path) -> list[str]:
     tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True).stdout
     left += [f"nftables {line}" for line in tables.splitlines() if name in line]
     return left
+
+
+def find_init(data_dir: Path, sandbox_id: str) -> int:
+    """The host's number of a sandbox's first process."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                status = (entry / "status").read_text()
+                groups = (entry / "cgroup").read_text()
+            except OSError:
+                continue
+            inner = [line for line in status.splitlines() if line.startswith("NSpid:")]
+            if sandbox_id in groups and inner and inner[0].split()[-1] == "1":
+                return int(entry.name)
+    raise AssertionError(f"no process of {sandbox_id}")
+
+
+def kill_process(pid: int) -> None:
+    """End a sandbox's first process, and wait until it is gone."""
+    os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 5
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

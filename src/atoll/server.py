@@ -21,18 +21,19 @@ from atoll.agent.runtime import build_runtime
 from atoll.doors.e2b.control import ControlPlane
 from atoll.doors.gateway import build_gateway
 from atoll.errors import ConfigurationError, HostError
+from atoll.http import BoundedProtocol, HttpServer
 from atoll.isolation.oci import OciDriver
 from atoll.sandboxes.service import SandboxService
 from atoll.settings import Settings
 from atoll.store.database import Database
-from atoll.store.keys import KeyStore
+from atoll.store.keys import DEFAULT_TEAM, KeyStore
 from atoll.store.sandboxes import SandboxStore
 from atoll.templates.catalog import TemplateCatalog
 
 log = structlog.get_logger(__name__)
 
 LOCAL_KEY_FILE = "local.key"
-_LOCAL_KEY_NAME = "local"
+LOCAL_KEY_NAME = "local"
 _LOCK_FILE = "server.lock"
 _SERVER_FILE = "server.json"
 _GRACE_SECONDS = 2
@@ -103,9 +104,9 @@ def ensure_local_key(keys: KeyStore, data_dir: Path) -> str:
             return key
         path.unlink()
     for old in keys.list():
-        if old.name == _LOCAL_KEY_NAME:
+        if old.name == LOCAL_KEY_NAME and old.team == DEFAULT_TEAM:
             keys.revoke(old.key_id)
-    key = keys.create(name=_LOCAL_KEY_NAME)
+    key = keys.create(name=LOCAL_KEY_NAME)
     with open(path, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
         file.write(key + "\n")
     return key
@@ -130,28 +131,13 @@ def _raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-class _Http(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.accepting = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Say when connections are taken."""
-        await super().startup(sockets)
-        self.accepting.set()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave signals to us: they end more than the HTTP part."""
-        yield
-
-
 class Server:
     """One server over one data directory."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._stopping = asyncio.Event()
+        self._up = False
 
     async def run(
         self,
@@ -164,42 +150,55 @@ class Server:
 
         Raises `HostError` or `ConfigurationError` when it can't start.
         """
-        settings = self._settings
         _raise_file_limit()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.stop)
-        with self._bind() as listener:
+        serving = asyncio.create_task(self._run(stop_sandboxes, progress, ready))
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not self._up:
+            serving.cancel()  # what was begun is undone on the way out
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
+
+    async def _run(
+        self,
+        stop_sandboxes: bool,
+        progress: Callable[[str], None],
+        ready: Callable[[RunningServer], None],
+    ) -> None:
+        settings = self._settings
+        async with contextlib.AsyncExitStack() as parts:
+            listener = parts.enter_context(self._bind())
             database = Database(settings.database)
-            try:
-                keys = KeyStore(database)
-                api_key = ensure_local_key(keys, settings.data_dir)
-                templates = TemplateCatalog(settings.templates)
-                authorities = [Path(each) for each in settings.authorities]
-                await templates.ensure_base(progress=progress, authorities=authorities)
-                driver = build_driver(settings)
-                await driver.start()
-                service = SandboxService(
-                    driver=driver,
-                    store=SandboxStore(database),
-                    templates=templates,
-                    data_dir=settings.data_dir,
-                    pool_size=settings.pool_size,
-                    max_sandboxes=settings.max_sandboxes,
-                    max_timeout=settings.max_timeout,
-                    min_free_disk_mb=settings.min_free_disk_mb,
-                )
-                await service.start()
-                if settings.template_dir is None:
-                    # What other servers stand on in a directory that is shared, we can't know.
-                    await templates.prune(in_use=service.layers_in_use())
-                try:
-                    await self._serve(listener, service, keys, api_key, ready)
-                finally:
-                    await service.stop(end_sandboxes=stop_sandboxes)
-                    await (driver.purge() if stop_sandboxes else driver.stop())
-            finally:
-                database.close()
+            parts.callback(database.close)
+            keys = KeyStore(database)
+            api_key = ensure_local_key(keys, settings.data_dir)
+            templates = TemplateCatalog(settings.templates)
+            authorities = [Path(each) for each in settings.authorities]
+            await templates.ensure_base(progress=progress, authorities=authorities)
+            driver = build_driver(settings)
+            parts.push_async_callback(driver.purge if stop_sandboxes else driver.stop)
+            await driver.start()
+            service = SandboxService(
+                driver=driver,
+                store=SandboxStore(database),
+                templates=templates,
+                data_dir=settings.data_dir,
+                pool_size=settings.pool_size,
+                max_sandboxes=settings.max_sandboxes,
+                max_timeout=settings.max_timeout,
+                min_free_disk_mb=settings.min_free_disk_mb,
+            )
+            parts.push_async_callback(service.stop, end_sandboxes=stop_sandboxes)
+            await service.start()
+            if settings.template_dir is None:
+                # What other servers stand on in a directory that is shared, we can't know.
+                await templates.prune(in_use=service.layers_in_use())
+            self._up = True
+            await self._serve(listener, service, keys, api_key, ready)
 
     def stop(self) -> None:
         """Ask the server to end."""
@@ -216,10 +215,10 @@ class Server:
         settings = self._settings
         control = ControlPlane(service=service, keys=keys, domain=settings.domain).build_app()
         gateway = build_gateway(service, control=control, domain=settings.domain)
-        http = _Http(
+        http = HttpServer(
             uvicorn.Config(
                 gateway,
-                http="httptools",
+                http=BoundedProtocol,
                 ws="websockets-sansio",
                 ws_max_size=64 << 20,
                 lifespan="off",

@@ -131,7 +131,8 @@ class Settings(BaseSettings):
     @property
     def url(self) -> str:
         """The address for clients on this machine."""
-        host = "127.0.0.1" if self.host in ("0.0.0.0", "::", "") else self.host  # noqa: S104
+        # An address that means all of them is no place to connect to.
+        host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
 

@@ -43,6 +43,8 @@ int main(void)
     tell("unshare_time", unshare(0x80));
     tell("clone_user", syscall(SYS_clone, CLONE_NEWUSER | 17, 0, 0, 0, 0));
     tell("clone3", syscall(SYS_clone3, zeros, 88));
+    tell("io_setup", syscall(SYS_io_setup, 1, zeros));
+    tell("io_submit", syscall(SYS_io_submit, 0, 0, 0));
     tell("setns", setns(open("/proc/self/ns/uts", O_RDONLY), CLONE_NEWUTS));
     tell("bpf", syscall(SYS_bpf, 0, zeros, sizeof zeros));
     tell("perf_event_open", syscall(SYS_perf_event_open, zeros, 0, -1, -1, 0));

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import select
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -106,6 +108,34 @@ async def test_an_end_by_lack_of_memory_says_so(make_box: MakeBox) -> None:
     os.kill(box.instance.pid, signal.SIGKILL)
     async with asyncio.timeout(5):
         assert await box.instance.exited == "oom"
+
+
+async def test_an_old_lack_of_memory_is_no_reason_for_a_later_end(make_box: MakeBox) -> None:
+    box = await make_box(resources=Resources(memory_mb=64))
+    await box.run("python3 -c 'x = bytearray(1 << 28)'")
+    await box.driver.usage(box.instance)
+    os.kill(box.instance.pid, signal.SIGKILL)
+    async with asyncio.timeout(5):
+        assert await box.instance.exited == "exited"
+
+
+async def test_all_are_killed_before_any_is_removed(make_box: MakeBox) -> None:
+    boxes = [await make_box() for _ in range(12)]
+    watched = [os.pidfd_open(box.instance.pid) for box in boxes]
+    tasks = [asyncio.create_task(box.driver.destroy(box.instance.sandbox_id)) for box in boxes]
+    while not all(box.instance.exited.done() for box in boxes):
+        await asyncio.sleep(0)
+    poll = select.poll()
+    for descriptor in watched:
+        poll.register(descriptor, select.POLLIN)
+    deadline = time.monotonic() + 1
+    while len(poll.poll(0)) < len(boxes):  # without a turn of the loop: no removal ends meanwhile
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    assert not any(task.done() for task in tasks)
+    await asyncio.gather(*tasks)
+    for descriptor in watched:
+        os.close(descriptor)
 
 
 def _freeze(name: str) -> None:
@@ -306,6 +336,30 @@ async def test_purging_needs_no_start(kind: Kind, tmp_path: Path, layers: Layers
     await first.create(SandboxSpec(new_id(), layers))
     await first.stop()
     await kind.make(tmp_path).purge()
+    assert kind.find_traces(tmp_path) == []
+
+
+async def test_one_stuck_sandbox_does_not_stop_a_purge(
+    kind: Kind, tmp_path: Path, layers: Layers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = kind.make(tmp_path)
+    await driver.start()
+    names = [new_id() for _ in range(3)]
+    made = [await driver.create(SandboxSpec(each, layers)) for each in names]
+    destroy = driver.destroy
+
+    async def fail_once(sandbox_id: str) -> None:
+        if sandbox_id == names[0]:
+            raise HostError("stuck")
+        await destroy(sandbox_id)
+
+    monkeypatch.setattr(driver, "destroy", fail_once)
+    with pytest.raises(HostError, match="stuck"):
+        await driver.purge()
+    assert [each.exited.done() for each in made[1:]] == [True, True]
+    second = kind.make(tmp_path)
+    assert list(await second.list()) == [names[0]]
+    await second.purge()
     assert kind.find_traces(tmp_path) == []
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 
 from atoll.isolation.driver import Resources
@@ -72,6 +74,90 @@ async def test_processor_time_is_limited(make_box: MakeBox) -> None:
 async def test_open_files_are_limited_and_core_dumps_off(box: Box) -> None:
     assert int(await box.check("ulimit -Hn")) <= 1 << 16
     assert await box.check("ulimit -Hc") == "0"
+
+
+EXHAUST = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+
+def many(make, most):
+    for count in range(most):
+        if make(count) < 0:
+            return count
+    return most
+
+def timer(_):
+    event = (ctypes.c_int * 16)()
+    event[2], event[3] = 34, 1  # no signal but a count of expiries: SIGEV_NONE
+    return libc.timer_create(0, event, ctypes.byref(ctypes.c_void_p()))
+
+def queue(number):
+    return libc.mq_open(b"/atoll-test-%d-%d" % (os.getuid(), number), 0o100 | 2, 0o600, None)
+
+def instance(_):
+    return libc.inotify_init1(0)
+
+made = [many(timer, {timers}), many(queue, {queues}), many(instance, {instances})]
+for number in range(made[1] if {tidy} else 0):
+    libc.mq_unlink(b"/atoll-test-%d-%d" % (os.getuid(), number))
+print(*made, flush=True)
+"""
+
+
+async def test_what_the_kernel_counts_per_user_is_left_to_others(make_box: MakeBox) -> None:
+    greedy, other = await make_box(), await make_box()
+    all_of_it = EXHAUST.format(timers=200_000, queues=1000, instances=500, tidy=False)
+    few = EXHAUST.format(timers=100, queues=1, instances=100, tidy=True)
+    await greedy.write({"/tmp/all": all_of_it + "import time; time.sleep(100)\n"})
+    async with (
+        greedy.background("sh -c 'python3 /tmp/all > /tmp/user; sleep 99'"),
+        greedy.background("sh -c 'python3 /tmp/all > /tmp/root; sleep 99'", user="root"),
+    ):
+        await greedy.check("until [ -s /tmp/user -a -s /tmp/root ]; do sleep 0.1; done")
+        for user in ("user", "root"):
+            timers, queues, instances = (await greedy.check(f"cat /tmp/{user}")).split()
+            assert 500 <= int(timers) <= 1024
+            assert int(queues) <= 1
+            assert int(instances) == 500
+        assert await other.python(few) == "100 1 100"
+        host = subprocess.run([sys.executable, "-c", few], capture_output=True, text=True)
+        assert host.stdout.split() == ["100", "1", "100"]
+
+
+async def test_connections_hold_no_more_than_their_share_of_memory(make_box: MakeBox) -> None:
+    box = await make_box(resources=Resources(memory_mb=128))
+    program = """
+        import socket
+        listener = socket.create_server(("127.0.0.1", 0), backlog=100)
+        ends, sent = [], 0
+        for _ in range(60):
+            one = socket.create_connection(listener.getsockname())
+            ends += [one, listener.accept()[0]]
+            one.setblocking(False)
+            try:
+                while True:
+                    sent += one.send(bytes(65536))
+            except BlockingIOError:
+                pass
+        print(sent >> 20)
+        """
+    # A quarter of the memory limit; when it is reached each connection still gets a little.
+    assert int(await box.python(program)) <= 64
+    assert await box.check("echo alive") == "alive"
+
+
+async def test_terminals_are_limited(box: Box) -> None:
+    program = """
+        import os
+        made = []
+        try:
+            while len(made) < 500:
+                made.append(os.openpty())
+        except OSError:
+            pass
+        print(len(made))
+        """
+    assert 64 <= int(await box.python(program)) <= 128
 
 
 async def test_usage_follows_what_happens(box: Box) -> None:

@@ -235,13 +235,12 @@ async def test_sandboxes_of_two_servers_do_not_reach_each_other(
         await other.agent.close()
 
 
+@pytest.mark.parametrize("egress", [Egress(), Egress(allow=("0.0.0.0/0",))], ids=["own", "all"])
 async def test_one_sandbox_cannot_use_up_the_hosts_table_of_connections(
-    box: Box, world: World
+    box: Box, world: World, egress: Egress
 ) -> None:
-    def count() -> int:
-        return int(Path("/proc/sys/net/netfilter/nf_conntrack_count").read_text())
-
-    before = count()
+    await box.driver.set_egress(box.instance, egress)
+    before = _count_connections()
     await box.python(
         f"""
         import socket
@@ -254,4 +253,27 @@ async def test_one_sandbox_cannot_use_up_the_hosts_table_of_connections(
                     pass
         """
     )
-    assert count() - before < 12_000
+    assert 4000 < _count_connections() - before < 12_000
+
+
+async def test_nor_can_it_by_asking_for_names(box: Box) -> None:
+    before = _count_connections()
+    await box.python(
+        """
+        import socket, time
+        server = open("/etc/resolv.conf").read().split()[1]
+        for second in range(6):
+            for source in range(1000):
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                    try:
+                        sock.sendto(b"x", (server, 53))
+                    except OSError:
+                        pass
+            time.sleep(1)
+        """
+    )
+    assert 300 < _count_connections() - before < 1300
+
+
+def _count_connections() -> int:
+    return int(Path("/proc/sys/net/netfilter/nf_conntrack_count").read_text())

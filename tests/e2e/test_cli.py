@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-from tests.server import TEMPLATES, RunningServer, find_leftovers, free_port
+from tests.server import TEMPLATES, RunningServer, find_leftovers, free_port, run_server
 
 
 def test_env_prints_what_a_shell_can_source(server: RunningServer) -> None:
@@ -43,8 +45,6 @@ def test_keys_are_listed_and_revoked(server: RunningServer) -> None:
     url = f"{server.url}/v2/sandboxes"
     assert httpx.get(url, headers={"X-API-Key": key}).status_code == 200
     assert server.atoll("keys", "revoke", found["id"]).returncode == 0
-    import time
-
     time.sleep(2.1)
     assert httpx.get(url, headers={"X-API-Key": key}).status_code == 401
     assert server.atoll("keys", "revoke", found["id"]).returncode == 1
@@ -95,3 +95,41 @@ def test_doctor(tmp_path: Path) -> None:
 def test_the_idle_server_is_small(server: RunningServer) -> None:
     resident = int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[1]) * 4096
     assert resident < 150 << 20
+
+
+def test_clean_removes_nothing_that_is_not_atolls(tmp_path: Path) -> None:
+    """Asked to clean a directory of somebody's own, by mistake, it refuses and touches nothing."""
+    decoy = tmp_path / "home"
+    (decoy / "documents").mkdir(parents=True)
+    (decoy / "documents" / "thesis.txt").write_text("years of work")
+    command = [sys.executable, "-m", "atoll", "clean", "--templates", "--data-dir", str(decoy)]
+    told = subprocess.run(command, capture_output=True, text=True)
+    assert told.returncode == 1
+    assert "FIX:" in told.stderr
+    assert (decoy / "documents" / "thesis.txt").read_text() == "years of work"
+    assert [entry.name for entry in decoy.iterdir()] == ["documents"]
+
+
+def test_clean_leaves_what_lies_beside_its_own(tmp_path: Path) -> None:
+    with run_server(tmp_path, pool_size=0) as server:
+        pass
+    (tmp_path / "atoll.toml").write_text("pool_size = 1\n")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("mine")
+    assert server.atoll("clean").returncode == 0
+    left = sorted(entry.name for entry in tmp_path.iterdir())
+    assert left == ["atoll.toml", "notes", "server.log"]
+
+
+def test_a_stop_during_the_start_is_heard(tmp_path: Path) -> None:
+    """While the template is being built by another process, say."""
+    store = tmp_path / "templates"
+    (store / "base").mkdir(parents=True)
+    with (store / "base" / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        command = [sys.executable, "-m", "atoll", "serve", "--data-dir", str(tmp_path)]
+        process = subprocess.Popen([*command, "--port", str(free_port())])
+        time.sleep(3)
+        assert process.poll() is None
+        process.terminate()
+        assert process.wait(timeout=10) == 0

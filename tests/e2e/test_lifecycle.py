@@ -16,7 +16,7 @@ from e2b.exceptions import (
     TimeoutException,
 )
 
-from tests.server import RunningServer
+from tests.server import RunningServer, find_init, kill_process
 
 
 @pytest.fixture
@@ -263,13 +263,17 @@ def test_every_end_is_recorded_with_its_reason(server: RunningServer) -> None:
     timed_out = Sandbox.create(**server.options)
     timed_out.set_timeout(0)
     crashed = Sandbox.create(**server.options)
-    crashed.commands.run("sudo kill -KILL -1; sudo kill -TERM 1", background=True)
-    expected = {killed.sandbox_id: "killed", timed_out.sandbox_id: "timeout"}
+    kill_process(find_init(server.data_dir, crashed.sandbox_id))
+    expected = {
+        killed.sandbox_id: "killed",
+        timed_out.sandbox_id: "timeout",
+        crashed.sandbox_id: "exited",
+    }
     deadline = time.monotonic() + 10
     while (found := read_ends(server, list(expected))) != expected:
         assert time.monotonic() < deadline, found
         time.sleep(0.05)
-    crashed.kill()
+    assert crashed.kill() is False
 
 
 def read_ends(server: RunningServer, ids: list[str]) -> dict[str, str | None]:

@@ -11,7 +11,7 @@ from e2b import Sandbox
 from e2b.exceptions import SandboxNotFoundException
 
 from tests.e2e.test_lifecycle import read_ends
-from tests.server import find_leftovers, run_server
+from tests.server import find_init, find_leftovers, kill_process, run_server
 
 
 def test_kill_9_leaves_the_sandboxes_to_the_next_start(tmp_path: Path) -> None:
@@ -134,30 +134,3 @@ def test_two_servers_side_by_side(tmp_path: Path) -> None:
         assert "FIX:" in refused.stderr
     first.assert_nothing_left()
     second.assert_nothing_left()
-
-
-def find_init(data_dir: Path, sandbox_id: str) -> int:
-    """The host's number of a sandbox's first process."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                status = (entry / "status").read_text()
-                groups = (entry / "cgroup").read_text()
-            except OSError:
-                continue
-            inner = [line for line in status.splitlines() if line.startswith("NSpid:")]
-            if sandbox_id in groups and inner and inner[0].split()[-1] == "1":
-                return int(entry.name)
-    raise AssertionError(f"no process of {sandbox_id}")
-
-
-def kill_process(pid: int) -> None:
-    """End a sandbox's first process, and wait until it is gone."""
-    import os
-    import signal
-
-    os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 5
-    while Path(f"/proc/{pid}").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)

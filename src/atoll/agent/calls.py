@@ -10,7 +10,7 @@ from typing import Any
 from atoll.agent.channel import REPLY_LIMIT, Channel
 from atoll.agent.guest.wire import JSON
 from atoll.agent.replies import decode_message, read_error, take_object, take_result
-from atoll.errors import AgentFailed, NotFound, PathNotFound, SandboxGone
+from atoll.errors import AgentFailed, Exhausted, NotFound, PathNotFound, SandboxGone
 
 Dial = Callable[[], Awaitable[socket.socket]]
 """Opens a new connection to the agent: a connected unix stream socket."""
@@ -24,8 +24,13 @@ _IDLE_KEPT = 4
 _BUFFER = 1024 * 1024
 _FIRST_PAUSE = 0.001
 _LONGEST_PAUSE = 0.016
-_GATHERED_LIMIT = 64 * 1024 * 1024
-"""Most bytes of replies that one operation puts together."""
+_GATHERED_LIMIT = 32 * 1024 * 1024
+"""Most bytes of replies that one operation puts together. The agent describes a file in about 200
+bytes besides its name and path, so this holds 100 000 files with paths of some 120 characters."""
+_HELD_FACTOR = 3
+"""Most memory that the parsed replies may take, as a multiple of the bytes of the replies."""
+_GATHERS = 2
+"""Most operations on one sandbox that put replies together at the same time; others wait."""
 
 
 class Calls:
@@ -40,6 +45,7 @@ class Calls:
         self._idle: list[Channel] = []
         self._channels: set[Channel] = set()
         self._closed = False
+        self._gathers = asyncio.Semaphore(_GATHERS)
 
     async def close(self) -> None:
         """Drop all connections; operations under way raise `SandboxGone`. Idempotent."""
@@ -137,26 +143,46 @@ class Calls:
         self,
         op: str,
         request: Mapping[str, object],
-        take: Callable[[dict[str, Any]], None],
+        take: Callable[[dict[str, Any]], int],
         *,
         message_limit: int = REPLY_LIMIT,
+        limit: int = _GATHERED_LIMIT,
     ) -> None:
-        """Do an operation that gives any number of messages before the closing one."""
+        """Do an operation that gives any number of messages before the closing one.
+
+        `take` gets each, and returns how many bytes of memory it keeps of it. Raises `Exhausted`
+        when there are more than `limit` bytes of messages, or thrice that of memory.
+        """
+        async with self._gathers:
+            await self._gather(op, request, take, message_limit, limit)
+
+    async def _gather(
+        self,
+        op: str,
+        request: Mapping[str, object],
+        take: Callable[[dict[str, Any]], int],
+        message_limit: int,
+        limit: int,
+    ) -> None:
         channel = await self._acquire()
         channel.message_limit = message_limit
-        received = 0
+        received = held = 0
         try:
             async with asyncio.timeout(TREE_SECONDS):
                 channel.send_request({"op": op, **request})
                 while True:
                     kind, payload = await channel.receive()
+                    if kind != JSON:
+                        raise AgentFailed(f"the agent sent no message for {op}")
                     received += len(payload)
-                    if kind != JSON or received > _GATHERED_LIMIT:
-                        raise AgentFailed(f"the agent sent too much, or no message, for {op}")
+                    if received > limit:
+                        raise Exhausted("the sandbox has too many entries for one listing")
                     message = decode_message(payload)
                     if "ok" in message or "error" in message:
                         break
-                    take(message)
+                    held += take(message)
+                    if held > _HELD_FACTOR * limit:
+                        raise Exhausted("the sandbox has too many entries for one listing")
         except TimeoutError as error:
             self.discard(channel)
             raise AgentFailed(f"the agent did not finish {op} in time") from error

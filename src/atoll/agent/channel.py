@@ -26,14 +26,20 @@ REPLY_LIMIT = 512 * 1024
 """Most bytes of JSON in a reply, unless an operation says otherwise: parsed JSON takes many times
 its own size, and a hostile agent chooses what it sends."""
 
-_CONTENT = frozenset({DATA, STDOUT, STDERR, PTY})
+_OUTPUT = frozenset({STDOUT, STDERR, PTY})
+_CONTENT = _OUTPUT | {DATA}
 _HIGH = 1024 * 1024
 _LOW = 256 * 1024
 _EVENT_COST = 128
 """What a queued piece costs besides its bytes."""
 _WRITE_HIGH = 1024 * 1024
 _JOIN = 64 * 1024
-"""Small chunks of a body are gathered up to this size before they are sent."""
+"""Small chunks of a body are gathered up to this size before they are sent, and small pieces of
+output before they are received."""
+_TURN = 256 * 1024
+"""After this much that was received without waiting, everyone else gets a turn."""
+_MESSAGE_TURNS = 16
+"""How much more of a turn a message takes than content of its size."""
 
 Piece = bytes | memoryview
 Event = tuple[int, Piece]
@@ -51,8 +57,10 @@ class Channel(asyncio.Protocol):
         """Whether an operation is under way. What comes outside one is a violation."""
         self.message_limit = REPLY_LIMIT
         self._transport: asyncio.Transport | None = None
-        self._events: deque[Event] = deque()
+        self._events: deque[tuple[int, Piece | bytearray]] = deque()
         self._weight = 0
+        self._received = 0
+        """Weight of what was received since this last waited."""
         self._reading_paused = False
         self._writing_paused = False
         self._failure: AtollError | None = None
@@ -124,7 +132,7 @@ class Channel(asyncio.Protocol):
             position += len(piece)
             self._left -= len(piece)
             if self._kind != JSON:
-                self._push(self._kind, piece)
+                self._push_output(self._kind, piece)
             elif self._left or self._message:
                 self._message += piece
                 if not self._left:
@@ -152,6 +160,19 @@ class Channel(asyncio.Protocol):
         self._events.append((kind, payload))
         self._weight += len(payload) + _EVENT_COST
 
+    def _push_output(self, kind: int, payload: bytes) -> None:
+        """Join it to the piece before, if that is of its kind and nobody has received it yet."""
+        if self._events:
+            last_kind, last = self._events[-1]
+            if last_kind == kind and len(last) + len(payload) <= _JOIN:
+                if not isinstance(last, bytearray):
+                    last = bytearray(last)
+                    self._events[-1] = kind, last
+                last += payload
+                self._weight += len(payload)
+                return
+        self._push(kind, payload)
+
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
@@ -169,17 +190,24 @@ class Channel(asyncio.Protocol):
         Raises `SandboxGone` when the connection ended and `AgentFailed` when the agent broke the
         protocol.
         """
+        if self._received > _TURN:
+            self._received = 0
+            await asyncio.sleep(0)
         while not self._events:
             if self._failure is not None:
                 raise self._failure
             await self._wait()
+            self._received = 0
         kind, payload = self._events.popleft()
-        self._weight -= len(payload) + _EVENT_COST
+        weight = len(payload) + _EVENT_COST
+        self._weight -= weight
+        # What comes of a message takes many times longer than what comes of content.
+        self._received += weight * _MESSAGE_TURNS if kind == JSON else weight
         if self._reading_paused and self._weight < _LOW and self._failure is None:
             self._reading_paused = False
             if self._transport is not None:
                 self._transport.resume_reading()
-        return kind, payload
+        return kind, bytes(payload) if isinstance(payload, bytearray) else payload
 
     async def receive_message(self) -> dict[str, Any]:
         """The next frame, which has to be a message."""

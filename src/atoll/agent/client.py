@@ -24,11 +24,15 @@ from atoll.agent.replies import (
     take_number,
     take_object,
     take_pid,
+    weigh_entry,
+    weigh_process,
 )
 from atoll.agent.streams import FileReader, ProcessStream
 from atoll.errors import AgentFailed, PathNotFound, ProcessNotFound
 
 _PROCESS_LIMIT = 32_768
+_PROCESSES_SIZE = 8 * 1024 * 1024
+"""Most bytes of a list of processes: two and a half times the largest request to start one."""
 
 
 class AgentClient:
@@ -129,15 +133,22 @@ class AgentClient:
             raise
 
     async def list_processes(self) -> list[ProcessInfo]:
-        """All processes started here that have not ended."""
+        """All processes started here that have not ended.
+
+        Raises `Exhausted` when their arguments and environments are too many or too large.
+        """
         found: list[ProcessInfo] = []
 
-        def take(message: dict[str, Any]) -> None:
+        def take(message: dict[str, Any]) -> int:
             if len(found) >= _PROCESS_LIMIT:
                 raise AgentFailed("the agent listed too many processes")
-            found.append(decode_process(take_object(message, "process")))
+            process = decode_process(take_object(message, "process"))
+            found.append(process)
+            return weigh_process(process)
 
-        await self._calls.gather("processes", {}, take, message_limit=MESSAGE_LIMIT)
+        await self._calls.gather(
+            "processes", {}, take, message_limit=MESSAGE_LIMIT, limit=_PROCESSES_SIZE
+        )
         return found
 
     async def send_input(
@@ -177,14 +188,16 @@ class AgentClient:
         """Describe what is in a directory, `depth` levels down (0 counts as 1), by name.
 
         Raises `PathNotFound`, `InvalidInput` when it is no directory, and `Exhausted` when there
-        are more than 100 000 entries.
+        are more than 100 000 entries, or fewer with very long paths or much metadata.
         """
         found: list[Entry] = []
 
-        def take(message: dict[str, Any]) -> None:
-            found.extend(decode_entries(message))
+        def take(message: dict[str, Any]) -> int:
+            batch = decode_entries(message)
+            found.extend(batch)
             if len(found) > ENTRY_LIMIT:
                 raise AgentFailed("the agent listed too many entries")
+            return sum(map(weigh_entry, batch))
 
         await self._calls.gather("list", {"path": path, "user": user, "depth": depth}, take)
         return found

@@ -7,6 +7,7 @@ everything that does not fit raises `AgentFailed`.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,18 +33,46 @@ _ERRORS: Mapping[str, type[AtollError]] = {
     "no_space": NoSpace,
 }
 _MESSAGE_LENGTH = 2048
+_METADATA_ITEMS = 64
+_METADATA_SIZE = 64 * 1024
+"""In characters. A file system has room for 64 KiB of attributes, most for 4 KiB."""
+_CONFIG_ITEMS = 32_768
+"""Most arguments of a process, and most variables."""
+_CONFIG_SIZE = 4 * 1024 * 1024
+"""Most characters of them: more than a request to start a process may hold."""
+_UNCHECKED_SIZE = 512 * 1024
+"""JSON up to this size is parsed without a look at it: the worst takes some 10 ms and 20 MB."""
+_STRING_LIMIT = 2 * _CONFIG_ITEMS
+_STRUCTURE_SIZE = 512 * 1024
+_OBJECT_COST = 384
+"""What a description takes in memory besides its texts, in bytes."""
+_ITEM_COST = 64
+"""What an item of a dict or a tuple takes besides its texts, in bytes."""
 _ENTRY_TYPES = ("file", "directory", "symlink", "other")
 
 
 def decode_message(payload: bytes | memoryview) -> dict[str, Any]:
     """Read a JSON object."""
+    content = bytes(payload)
+    if len(content) > _UNCHECKED_SIZE:
+        _check_structure(content)
     try:
-        value = json.loads(bytes(payload))
+        value = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise AgentFailed("the agent sent malformed JSON") from error
     if not isinstance(value, dict):
         raise AgentFailed("the agent sent something other than a JSON object")
     return value
+
+
+def _check_structure(content: bytes) -> None:
+    """Refuse large JSON of too many parts: to parse it would hold up all else, and take far more
+    memory than it has bytes. What is large for good reason holds few and long strings."""
+    plain = content.replace(b"\\\\", b"").replace(b'\\"', b"")  # Only quotes that delimit are left.
+    if plain.count(b'"') > 2 * _STRING_LIMIT or (
+        sum(map(len, plain.split(b'"')[::2])) > _STRUCTURE_SIZE
+    ):
+        raise Exhausted("the agent's reply has too many parts")
 
 
 def take_result(message: Mapping[str, Any], not_found: type[NotFound]) -> dict[str, Any]:
@@ -101,9 +130,16 @@ def take_object(values: Mapping[str, Any], key: str) -> dict[str, Any]:
     return value
 
 
-def _take_texts(values: Mapping[str, Any], key: str) -> dict[str, str]:
+def _take_texts(values: Mapping[str, Any], key: str, items: int, size: int) -> dict[str, str]:
     found = take_object(values, key)
-    return {take_text({"name": name}, "name"): take_text(found, name) for name in found}
+    if not found:
+        return {}
+    if len(found) > items:
+        raise Exhausted(f"something in the sandbox has too many {key} to list")
+    texts = {take_text({"name": name}, "name"): take_text(found, name) for name in found}
+    if sum(len(name) + len(text) for name, text in texts.items()) > size:
+        raise Exhausted(f"something in the sandbox has too much {key} to list")
+    return texts
 
 
 def _take_optional_text(values: Mapping[str, Any], key: str) -> str | None:
@@ -127,7 +163,7 @@ def decode_entry(values: Mapping[str, Any]) -> Entry:
         modified_ns=take_number(values, "modified_ns", -(2**63), 2**63 - 1),
         symlink_target=_take_optional_text(values, "symlink_target"),
         is_symlink=take_flag(values, "is_symlink"),
-        metadata=_take_texts(values, "metadata"),
+        metadata=_take_texts(values, "metadata", _METADATA_ITEMS, _METADATA_SIZE),
     )
 
 
@@ -139,22 +175,49 @@ def decode_entries(message: Mapping[str, Any]) -> list[Entry]:
     return [decode_entry(item) for item in batch]
 
 
+def weigh_entry(entry: Entry) -> int:
+    """Roughly how many bytes of memory the description of a path takes."""
+    size = sys.getsizeof
+    texts = size(entry.name) + size(entry.path) + size(entry.permissions)
+    texts += size(entry.owner) + size(entry.group)
+    if entry.symlink_target is not None:
+        texts += size(entry.symlink_target)
+    return _OBJECT_COST + texts + _weigh_texts(entry.metadata)
+
+
+def _weigh_texts(texts: Mapping[str, str]) -> int:
+    if not texts:
+        return 0
+    size = sys.getsizeof
+    return sum(size(name) + size(text) + _ITEM_COST for name, text in texts.items())
+
+
 def decode_process(values: Mapping[str, Any]) -> ProcessInfo:
     """Read the description of a process."""
     config = take_object(values, "config")
     args = config.get("args")
     if not isinstance(args, list):
         raise AgentFailed("the agent sent no valid args")
+    if len(args) > _CONFIG_ITEMS:
+        raise Exhausted("a process has too many arguments to list")
     return ProcessInfo(
         pid=take_pid(values),
         tag=_take_optional_text(values, "tag"),
         config=ProcessConfig(
             cmd=take_text(config, "cmd"),
             args=tuple(take_text({"args": arg}, "args") for arg in args),
-            envs=_take_texts(config, "envs"),
+            envs=_take_texts(config, "envs", _CONFIG_ITEMS, _CONFIG_SIZE),
             cwd=_take_optional_text(config, "cwd"),
         ),
     )
+
+
+def weigh_process(process: ProcessInfo) -> int:
+    """Roughly how many bytes of memory the description of a process takes."""
+    size, config = sys.getsizeof, process.config
+    texts = sum(map(size, (process.tag, config.cmd, config.cwd)))
+    args = sum(size(arg) + _ITEM_COST for arg in config.args)
+    return _OBJECT_COST + texts + args + _weigh_texts(config.envs)
 
 
 def take_pid(values: Mapping[str, Any]) -> int:
@@ -164,9 +227,10 @@ def take_pid(values: Mapping[str, Any]) -> int:
 
 def decode_end(values: Mapping[str, Any]) -> ProcessEnd:
     """Read how a process ended."""
+    error = _take_optional_text(values, "error")
     return ProcessEnd(
         exit_code=take_number(values, "exit_code", -1, 255),
         exited=take_flag(values, "exited"),
         status=take_text(values, "status")[:_MESSAGE_LENGTH],
-        error=_take_optional_text(values, "error"),
+        error=None if error is None else error[:_MESSAGE_LENGTH],
     )

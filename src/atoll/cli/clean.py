@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import Annotated
 
 import typer
 import uvloop
 
 from atoll.cli.options import DataDir
+from atoll.errors import ConfigurationError
 from atoll.server import build_driver, lock_data_dir
 from atoll.settings import Settings, load_settings
+
+# Nothing but what Atoll has made is ever removed; `atoll.toml` is the owner's, and stays.
+_FILES = (
+    *("atoll.db", "atoll.db-shm", "atoll.db-wal", "atoll.db-journal"),
+    *("local.key", "server.json", "server.new", "server.lock"),
+)
+_DIRECTORIES = ("isolation", "agent")
+_MARK = "atoll.db"
 
 
 def clean(
@@ -21,21 +31,40 @@ def clean(
 ) -> None:
     """End all sandboxes and remove all state; built templates stay, unless --templates."""
     settings = load_settings(data_dir=data_dir)
-    if not settings.data_dir.exists():
-        typer.echo(f"nothing to clean: {settings.data_dir} does not exist")
+    directory = settings.data_dir
+    if templates and is_store(settings.templates):
+        shutil.rmtree(settings.templates / "base")
+        typer.echo(f"removed the templates in {settings.templates}")
+    if not directory.exists() or not any(directory.iterdir()):
+        typer.echo(f"nothing to clean in {directory}")
         return
-    with lock_data_dir(settings.data_dir):
-        uvloop.run(_purge(settings))
-        for entry in settings.data_dir.iterdir():
-            if entry == settings.templates and not templates:
-                continue
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
-    if not any(settings.data_dir.iterdir()):
-        settings.data_dir.rmdir()
-    typer.echo(f"cleaned {settings.data_dir}")
+    if not (directory / _MARK).is_file() and not (directory / "isolation").is_dir():
+        if directory == settings.templates.parent and is_store(settings.templates):
+            typer.echo(f"nothing to clean in {directory} but the templates, which stay")
+            return
+        raise ConfigurationError(
+            f"{directory} is not a data directory of Atoll: nothing was removed",
+            remedy="name the directory that the server was started with: --data-dir",
+        )
+    with lock_data_dir(directory):
+        if (directory / "isolation").is_dir():
+            uvloop.run(_purge(settings))
+        for name in _DIRECTORIES:
+            shutil.rmtree(directory / name, ignore_errors=True)
+        for name in _FILES:
+            (directory / name).unlink(missing_ok=True)
+    if not any(directory.iterdir()):
+        directory.rmdir()
+    typer.echo(f"cleaned {directory}")
+
+
+def is_store(templates: Path) -> bool:
+    """Whether a directory holds built templates: builds are named by a digest."""
+    base = templates / "base"
+    return base.is_dir() and all(
+        entry.name.startswith(".") or len(entry.name) == 20 or entry.is_file()
+        for entry in base.iterdir()
+    )
 
 
 async def _purge(settings: Settings) -> None:

@@ -37,8 +37,13 @@ def demo(
 ) -> None:
     """Start a server, use a sandbox through the official E2B SDK, then serve until Ctrl-C."""
     settings = load_settings(host=host, port=port, data_dir=data_dir)
-    with _run_server(settings) as (process, server):
+    # A closed terminal and a polite kill end the server as Ctrl-C does, in order.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    shown = False
+    with contextlib.suppress(KeyboardInterrupt), _run_server(settings) as (process, server):
         _demonstrate(server)
+        shown = True
         if once:
             return
         typer.echo("\nAtoll is ready")
@@ -46,8 +51,9 @@ def demo(
             typer.echo(line)
         typer.echo(_SNIPPET)
         typer.echo("Serving until Ctrl-C.")
-        with contextlib.suppress(KeyboardInterrupt):
-            process.wait()
+        process.wait()
+    if not shown:
+        raise typer.Exit(130)
 
 
 _SNIPPET = """
@@ -68,11 +74,11 @@ def _run_server(settings: Settings) -> Iterator[tuple[subprocess.Popen[bytes], R
     try:
         yield process, _wait_for(process, settings.data_dir)
     finally:
-        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
         if process.poll() is None:
             process.terminate()
         status = process.wait()
-        signal.signal(signal.SIGINT, previous)
     if status != 0:
         raise HostError(
             f"the server ended with status {status}", remedy="see what it printed above"

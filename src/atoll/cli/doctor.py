@@ -42,9 +42,10 @@ async def _examine(settings: Settings) -> bool:
     typer.echo("ok    the machine has all that sandboxes need")
     try:
         await _boot(settings)
-    except AtollError as error:
-        typer.echo(f"bad   sandbox: {error.message}")
-        typer.echo(f"FIX: {error.remedy or 'the log of the server says more'}")
+    except (AtollError, TimeoutError) as error:
+        typer.echo(f"bad   sandbox: {error or 'it did not answer in time'}")
+        remedy = error.remedy if isinstance(error, AtollError) else None
+        typer.echo(f"FIX: {remedy or 'the log of the server says more'}")
         return False
     return True
 

@@ -9,9 +9,11 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from atoll.cli.options import DataDir, Json
+from atoll.errors import InvalidInput
+from atoll.server import LOCAL_KEY_NAME
 from atoll.settings import load_settings
 from atoll.store.database import Database
 from atoll.store.keys import DEFAULT_TEAM, KeyStore
@@ -36,6 +38,10 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Make a key and print it. It can't be shown again: only its hash is kept."""
+    if name == LOCAL_KEY_NAME and team == DEFAULT_TEAM:
+        raise InvalidInput(
+            f"the name {name!r} is the server's own", remedy="choose another name for the key"
+        )
     with _open_keys(data_dir) as keys:
         key = keys.create(name=name, team=team)
     typer.echo(json.dumps({"key": key, "name": name, "team": team}) if as_json else key)
@@ -59,7 +65,7 @@ def list_keys(data_dir: DataDir = None, as_json: Json = False) -> None:
         ]
         typer.echo(json.dumps(rows))
         return
-    table = Table("id", "team", "name", "key", "made")
+    table = Table(Column("id", no_wrap=True, min_width=36), "team", "name", "key", "made")
     for key in found:
         made = f"{key.created_at:%Y-%m-%d %H:%M}"
         table.add_row(key.key_id, key.team, key.name, f"e2b_…{key.hint}", made)
@@ -71,7 +77,7 @@ def revoke(
     key_id: Annotated[str, typer.Argument(help="The id that `atoll keys list` shows.")],
     data_dir: DataDir = None,
 ) -> None:
-    """Make a key worthless, at once."""
+    """Make a key worthless; a running server follows within two seconds."""
     with _open_keys(data_dir) as keys:
         keys.revoke(key_id)
     typer.echo(f"revoked {key_id}")

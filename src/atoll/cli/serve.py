@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 import uvloop
 
-from atoll.cli.environment import format_exports
 from atoll.cli.options import DataDir
 from atoll.logs import configure_logs
 from atoll.server import RunningServer, Server, lock_data_dir
@@ -46,6 +45,5 @@ def _print_progress(line: str) -> None:
 
 
 def _print_ready(server: RunningServer) -> None:
-    typer.echo("Atoll is ready")
-    for line in format_exports(server):
-        typer.echo(line)
+    # Not the key: what a service prints ends up in logs.
+    typer.echo(f"Atoll is ready at {server.url}; `atoll env` prints the settings for clients")

@@ -67,17 +67,21 @@ def read_block(text: str) -> IPv4Network:
     return block
 
 
+def collides(block: IPv4Network, routed: Collection[IPv4Network]) -> bool:
+    """Whether a block overlaps what there is a route to, the default route aside."""
+    return any(network.prefixlen > 0 and block.overlaps(network) for network in routed)
+
+
 def choose_block(instance: str, routed: Collection[IPv4Network]) -> IPv4Network:
     """Find a block that overlaps nothing this host has a route to.
 
     `instance` decides where the search begins, so that servers on one host seldom want the same.
     Raises `HostError` when there is none.
     """
-    near = [network for network in routed if network.prefixlen > 0]
     blocks = list(SHARED_SPACE.subnets(new_prefix=_BLOCK_PREFIX))
     start = int.from_bytes(hashlib.sha256(instance.encode()).digest()[:4], "big") % len(blocks)
     for block in blocks[start:] + blocks[:start]:
-        if not any(block.overlaps(network) for network in near):
+        if not collides(block, routed):
             return block
     raise HostError(
         f"no part of {SHARED_SPACE} is free on this host", remedy="set `network` to a free block"

@@ -20,7 +20,7 @@ from atoll.isolation.network import Network
 from atoll.isolation.records import Record, Records, start_time
 from atoll.isolation.runc import Runc
 
-PROGRAMS = {"runc": "runc", "nft": "nftables", "mkfs.ext4": "e2fsprogs"}
+PROGRAMS = {"runc": "runc", "nft": "nftables", "mkfs.ext4": "e2fsprogs", "prlimit": "util-linux"}
 """What has to be installed, with the name of the package that brings it."""
 
 _RELEASE_SECONDS = 10.0
@@ -62,7 +62,6 @@ class Builder:
             raise kind(f"cannot make a sandbox: {error}") from error
         try:
             self._network.attach(IPv4Address(record.address), grip.netns)
-            self._records.write(record)
         except BaseException as error:
             grip.close()
             if isinstance(error, OSError):
@@ -77,6 +76,7 @@ class Builder:
         with Stage(f"{self._instance}-{spec.sandbox_id}") as stage:
             with LoopDevice(disk) as device:
                 record.loop = Path(device.name).name
+                self._records.write(record)  # `remove` waits for the device that it finds there
                 mounted = stage.mount_disk(device.name)
             root = stage.mount_root(spec.layers, mounted)
             write_bundle(
@@ -90,9 +90,14 @@ class Builder:
             )
             record.pid = self._runc.run(spec.sandbox_id, directory)
             record.started = start_time(record.pid)
+            self._records.write(record)
+            self._cgroups.limit_tcp(spec.sandbox_id, spec.resources.memory_mb << 20)
 
     def remove(self, sandbox_id: str) -> None:
-        """Take a sandbox apart, whatever there is of it. Blocks; raises `HostError`."""
+        """Take a sandbox apart, whatever there is of it. Blocks.
+
+        Raises `HostError` or OSError; what is left then is for another call.
+        """
         record = self._records.read(sandbox_id)
         self._cgroups.remove(sandbox_id)
         if record is not None:

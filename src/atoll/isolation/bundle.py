@@ -18,6 +18,12 @@ ID_COUNT = 65536
 _MIB = 1 << 20
 _CPU_PERIOD = 100_000
 _MAX_OPEN_FILES = 1 << 16
+# The kernel keeps these two accounts per user, and adds what a sandbox uses to that of the user who
+# made its user namespace: root of the host. They are few, so that no sandbox has many of root's.
+_MAX_PENDING_SIGNALS = 1024
+"""Timers (`timer_create`) and queued signals of each user of the sandbox."""
+_MAX_MESSAGE_QUEUES = 96 << 10
+"""Bytes of POSIX message queues of each user: one of the default size takes 81 KiB."""
 
 _CAPABILITIES = [
     f"CAP_{name}"
@@ -32,11 +38,13 @@ _CAPABILITIES = [
 _MASKED = [
     "/proc/acpi",
     "/proc/asound",
+    "/proc/diskstats",
     "/proc/interrupts",
     "/proc/kcore",
     "/proc/key-users",
     "/proc/keys",
     "/proc/latency_stats",
+    "/proc/partitions",
     "/proc/sched_debug",
     "/proc/scsi",
     "/proc/timer_list",
@@ -107,12 +115,18 @@ def _process(command: Sequence[str]) -> dict[str, Any]:
             "permitted": _CAPABILITIES,
         },
         "rlimits": [
-            {"type": "RLIMIT_NOFILE", "soft": files, "hard": files},
-            {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},
+            _limit("NOFILE", files),
+            _limit("CORE", 0),
+            _limit("SIGPENDING", _MAX_PENDING_SIGNALS),
+            _limit("MSGQUEUE", _MAX_MESSAGE_QUEUES),
         ],
         # sudo has to work; what it can gain is root of the sandbox's own user namespace.
         "noNewPrivileges": False,
     }
+
+
+def _limit(name: str, value: int) -> dict[str, Any]:
+    return {"type": f"RLIMIT_{name}", "soft": value, "hard": value}
 
 
 def _resources(spec: SandboxSpec, swap_limits: bool) -> dict[str, Any]:
@@ -145,7 +159,8 @@ def _mounts(spec: SandboxSpec, runtime: Path) -> list[dict[str, Any]]:
         _mount(
             "/dev/pts",
             "devpts",
-            *("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
+            # The kernel counts terminals of the whole machine, against kernel.pty.max (4096).
+            *("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5", "max=128"),
         ),
         _mount(
             "/dev/shm",  # noqa: S108 (a mount point, not a temporary file)

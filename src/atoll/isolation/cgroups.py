@@ -24,6 +24,7 @@ NEEDED = ("cpu", "memory", "pids")
 
 _MAX_LIMIT = 1 << 62  # what "no limit" is about in version 1
 _POLL_SECONDS = 0.001
+_MIN_TCP_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,10 @@ class ControlGroups:
                         found.add(entry.name)
         return found
 
+    def has(self, name: str) -> bool:
+        """Whether anything is left of a sandbox's group."""
+        return bool(self._directories(name))
+
     def holds(self, name: str, pid: int) -> bool:
         """Whether a process is in a sandbox's group."""
         try:
@@ -80,24 +85,52 @@ class ControlGroups:
             return False
         return any(line.split(":", 2)[2] == self.path(name) for line in lines)
 
+    def limit_tcp(self, name: str, memory_bytes: int) -> None:
+        """Limit what TCP connections of a sandbox keep in the kernel, given its memory limit.
+
+        Version 2 counts that as memory; version 1 keeps an account of its own, without a limit
+        until one is set, that counts only sockets made after that.
+        """
+        memory = self._find("memory")
+        if memory.version == 1:
+            file = memory.mount / self._parent / name / "memory.kmem.tcp.limit_in_bytes"
+            with contextlib.suppress(FileNotFoundError):  # a kernel may be built without
+                file.write_text(str(max(_MIN_TCP_BYTES, memory_bytes // 4)))
+
+    def kill_at_once(self, name: str) -> None:
+        """Kill all processes of a group where the kernel does so in one step; does not block."""
+        for directory in self._directories(name):
+            _kill_all(directory)
+
     def kill(self, name: str) -> bool:
         """Kill all processes of a group, frozen ones too; True when there were none."""
         pids: set[int] = set()
+        empty = True
         for directory in self._directories(name):
+            found: set[int] = set()
             with contextlib.suppress(OSError):
-                pids.update(int(line) for line in (directory / "cgroup.procs").read_text().split())
+                found = {int(line) for line in (directory / "cgroup.procs").read_text().split()}
+            empty = empty and not found
+            if not _kill_all(directory):
+                pids |= found
+        for pid in pids:
+            self._kill_member(name, pid)
         for directory in self._directories(name):
-            for file, value in (("cgroup.kill", "1"), ("cgroup.freeze", "0")):
+            # A frozen process dies only after it is thawed.
+            for file, value in (("cgroup.freeze", "0"), ("freezer.state", "THAWED")):
                 with contextlib.suppress(OSError):
                     (directory / file).write_text(value)
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        for directory in self._directories(name):
-            # A process frozen by version 1 dies only after it is thawed.
-            with contextlib.suppress(OSError):
-                (directory / "freezer.state").write_text("THAWED")
-        return not pids
+        return empty
+
+    def _kill_member(self, name: str, pid: int) -> None:
+        """Kill a process, unless its number means another one by now."""
+        with contextlib.suppress(OSError):
+            process = os.pidfd_open(pid)
+            try:
+                if self.holds(name, pid):
+                    signal.pidfd_send_signal(process, signal.SIGKILL)
+            finally:
+                os.close(process)
 
     def remove(self, name: str, timeout: float = 5.0) -> None:
         """Kill what is in a group and remove it. Raises `HostError` when it stays."""
@@ -201,6 +234,15 @@ def _number(path: Path) -> int:
 def _table(path: Path) -> dict[str, int]:
     lines = (line.split() for line in path.read_text().splitlines())
     return {words[0]: int(words[1]) for words in lines if len(words) == 2}
+
+
+def _kill_all(group: Path) -> bool:
+    """Have the kernel kill a group; False where it does not do that (version 1, before 5.14)."""
+    try:
+        (group / "cgroup.kill").write_text("1")
+    except OSError:
+        return False
+    return True
 
 
 def _remove_tree(path: Path) -> bool:

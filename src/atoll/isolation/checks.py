@@ -20,6 +20,7 @@ from atoll.isolation.builder import PROGRAMS
 from atoll.isolation.cgroups import ControlGroups, find_hierarchies
 from atoll.isolation.dns import RESOLV_CONF, Resolvers, is_answering
 from atoll.isolation.firewall import Firewall
+from atoll.isolation.inotify import low_limits
 from atoll.isolation.netlink import Netlink
 from atoll.isolation.seccomp import profile
 
@@ -82,6 +83,11 @@ def _check_kernel() -> Iterator[Problem]:
     elif limit.exists() and int(limit.read_text()) == 0:
         fix = "sysctl -w user.max_user_namespaces=65536"
         yield Problem("user namespaces", "they are turned off", fix)
+    for file, wanted in low_limits().items():
+        if not os.access(file, os.W_OK):
+            detail = f"{file} is below {wanted} and cannot be raised from here"
+            fix = f"on the host: sysctl -w fs.inotify.{file.name}={wanted}"
+            yield Problem("inotify", detail, fix)
     if "Seccomp_filters:" not in Path("/proc/self/status").read_text():
         detail = "the kernel cannot filter system calls"
         yield Problem("seccomp", detail, "use a kernel with CONFIG_SECCOMP_FILTER, 5.9 or newer")

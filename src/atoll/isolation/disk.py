@@ -69,7 +69,10 @@ class Disks:
         if done.returncode:
             draft.unlink()
             raise HostError(f"mkfs.ext4 failed: {done.stderr.strip() or done.returncode}")
+        # It is kept for good: after a power failure it must be whole, or not there.
+        _flush(draft)
         draft.replace(blank)
+        _flush(self._directory)
 
 
 class LoopDevice:
@@ -116,6 +119,14 @@ def _attach(backing: int) -> tuple[int, str]:
                 return device, name
     finally:
         os.close(control)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _copy_sparse(source: Path, target: Path) -> None:

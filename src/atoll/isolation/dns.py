@@ -12,7 +12,6 @@ import contextlib
 import secrets
 import socket
 import struct
-from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -25,7 +24,7 @@ _PORT = 53
 _HEADER_SIZE = 12
 _MAX_MESSAGE = 65535
 _MAX_QUERIES = 1024
-_MAX_QUERIES_EACH = 128
+_MAX_QUERIES_EACH = 32
 _UPSTREAM_SECONDS = 3.0
 _IDLE_SECONDS = 10.0
 _BIND_ATTEMPTS = 20
@@ -43,7 +42,9 @@ class DnsForwarder(asyncio.DatagramProtocol):
         """Serve the addresses of `block`; without `resolvers`, ask those of the host."""
         self._block = block
         self._resolvers = Resolvers(resolvers)
-        self._busy: Counter[str] = Counter()
+        # What is under way, for each client in the order in which it came.
+        self._busy: dict[str, dict[asyncio.Task[None], None]] = {}
+        self._total = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._transport: asyncio.DatagramTransport | None = None
         self._server: asyncio.Server | None = None
@@ -90,24 +91,44 @@ class DnsForwarder(asyncio.DatagramProtocol):
         """Pass over what the network says about answers that came too late."""
 
     def _admit(self, client: str) -> bool:
-        return (
-            IPv4Address(client) in self._block
-            and self._busy[client] < _MAX_QUERIES_EACH
-            and self._busy.total() < _MAX_QUERIES
-        )
+        own = len(self._busy.get(client, ()))
+        if IPv4Address(client) not in self._block or own >= _MAX_QUERIES_EACH:
+            return False
+        return self._total < _MAX_QUERIES or self._make_room(own)
 
-    def _spawn(self, work: Coroutine[None, None, None], client: str) -> None:
-        self._busy[client] += 1
+    def _make_room(self, own: int) -> bool:
+        """Give up the newest query of whoever has most, for one who has `own` under way.
+
+        Else some clients with names that nobody answers would shut out all others.
+        """
+        greediest = max(self._busy, key=lambda each: len(self._busy[each]))
+        if len(self._busy[greediest]) <= own + 1:
+            return False
+        newest = next(reversed(self._busy[greediest]))
+        newest.cancel()
+        self._forget(newest, greediest)
+        return True
+
+    def _spawn(self, work: Coroutine[None, None, None], client: str) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
+        self._busy.setdefault(client, {})[task] = None
+        self._total += 1
 
         def finish(done: asyncio.Task[None]) -> None:
             self._tasks.discard(done)
-            self._busy[client] -= 1
-            if not self._busy[client]:
-                del self._busy[client]
+            self._forget(done, client)
 
         task.add_done_callback(finish)
+        return task
+
+    def _forget(self, task: asyncio.Task[None], client: str) -> None:
+        own = self._busy.get(client, {})
+        if task in own:
+            del own[task]
+            self._total -= 1
+            if not own:
+                del self._busy[client]
 
     async def _answer(self, question: bytes, client: _Address) -> None:
         answer = await self._resolve(question, _ask_udp)
@@ -119,7 +140,9 @@ class DnsForwarder(asyncio.DatagramProtocol):
         if client is None or not self._admit(client[0]):
             writer.transport.abort()
             return
-        self._spawn(self._converse(reader, writer), client[0])
+        task = self._spawn(self._converse(reader, writer), client[0])
+        # Not in the task itself: one that is given up early never begins.
+        task.add_done_callback(lambda _: writer.transport.abort())
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, TimeoutError):
@@ -132,7 +155,6 @@ class DnsForwarder(asyncio.DatagramProtocol):
                 writer.write(struct.pack(">H", len(answer)) + answer)
                 async with asyncio.timeout(_IDLE_SECONDS):
                     await writer.drain()
-        writer.transport.abort()
 
     async def _resolve(self, question: bytes, ask: _Ask) -> bytes:
         for resolver in self._resolvers.current():

@@ -73,7 +73,9 @@ class Instance:
     """The sandbox's IPv4 address."""
     exited: asyncio.Future[str]
     """Done as soon as the sandbox has ended by itself or was destroyed; the result says why in a
-    word: `exited`, `oom` or `destroyed`."""
+    word: `exited`, `oom` or `destroyed`. `oom` means that processes were killed for lack of memory
+    since the last call of `usage`, or ever without one: the kernel does not tell whether that was
+    why the first process ended."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,11 @@ class Handle:
             raise SandboxGone(f"sandbox {self.record.sandbox_id} has ended")
         return self._grip.netns
 
+    def kill(self) -> None:
+        """Kill the sandbox, if it still runs. Does not wait for the end."""
+        if self._grip is not None:
+            self._grip.kill()
+
     def release(self, reason: str | None = None) -> None:
         """Let go of the sandbox; with a reason, the instance counts as ended by it."""
         if self._grip is not None:

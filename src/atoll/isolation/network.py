@@ -15,12 +15,12 @@ import os
 import re
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from atoll.errors import ConfigurationError, HostError
-from atoll.isolation.addresses import AddressPool, choose_block, read_block
+from atoll.isolation.addresses import AddressPool, choose_block, collides, read_block
 from atoll.isolation.dns import DnsForwarder
 from atoll.isolation.driver import Egress
 from atoll.isolation.firewall import Firewall
@@ -69,8 +69,13 @@ class Network:
         self.addresses = AddressPool(self._read_block() or IPv4Network("100.64.0.0/20"))
         self.firewall = self._make_firewall()
 
-    async def start(self, in_use: Mapping[IPv4Address, Egress]) -> None:
+    async def start(
+        self, in_use: Mapping[IPv4Address, Egress], reserved: Collection[IPv4Address] = ()
+    ) -> None:
         """Set up what the sandboxes share; those that have addresses already keep what they have.
+
+        `in_use` are the addresses of sandboxes that were started since the host was; `reserved`
+        are others that are not to be handed out until they are released.
 
         Raises `HostError`, and `ConfigurationError` when the block changed under them.
         """
@@ -79,6 +84,11 @@ class Network:
             block = self._wanted_block or before
             if block is None:
                 block = choose_block(self._instance, _routed(link))
+            elif not in_use and self._wanted_block is None:
+                # What the host is connected to may have changed since.
+                others = self._routed_by_others(link, block)
+                if collides(block, others):
+                    block = choose_block(self._instance, others)
             if in_use and before is not None and before != block:
                 raise ConfigurationError(
                     f"sandboxes still run in the network {before}",
@@ -88,6 +98,8 @@ class Network:
             if block != self.addresses.block:
                 self.addresses = AddressPool(block)
                 self.firewall = self._make_firewall()
+            if before not in (None, block):
+                link.delete_link(self._gateway_link)  # it has the gateway address of before
             link.create_bridge(self._gateway_link)
             link.add_address(link.index(self._gateway_link), self.addresses.gateway)
             _turn_forwarding_on()
@@ -96,7 +108,7 @@ class Network:
         port = await self._forwarder.start(self.addresses.gateway)
         own = {address: egress for address, egress in in_use.items() if not egress.is_default}
         await self.firewall.install(own, port)
-        for address in in_use:
+        for address in (*in_use, *reserved):
             self.addresses.reserve(address)
         self._guard = Guard(self.firewall)
         self._guard.start()
@@ -165,6 +177,18 @@ class Network:
 
     def _link(self, address: IPv4Address) -> str:
         return f"{self._sandbox_links}{int(address) & 0xFFFF:x}"  # no block has more addresses
+
+    def _routed_by_others(self, link: Netlink, block: IPv4Network) -> list[IPv4Network]:
+        names = set(link.links().values())
+
+        def is_own(network: IPv4Network) -> bool:
+            if network.prefixlen < 32 or not network.subnet_of(block):
+                return False
+            address = network.network_address
+            name = self._gateway_link if address == block[1] else self._link(address)
+            return name in names
+
+        return [network for network in _routed(link) if not is_own(network)]
 
     def _make_firewall(self) -> Firewall:
         allow, deny = self._operator

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import shutil
 import socket
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TypeVar
@@ -21,6 +23,7 @@ from atoll.isolation.disk import Disks
 from atoll.isolation.driver import Driver, Egress, Instance, SandboxSpec, Usage
 from atoll.isolation.firewall import networks
 from atoll.isolation.handle import Grip, Handle
+from atoll.isolation.inotify import raise_limits
 from atoll.isolation.instance import instance_name
 from atoll.isolation.mounts import MountNamespace
 from atoll.isolation.network import Network
@@ -29,6 +32,7 @@ from atoll.isolation.runc import Runc
 
 _AGENT_SOCKET = b"\0atoll-agent"
 _BOOT_SECONDS = 60.0
+_REMOVALS = 8
 
 T = TypeVar("T")
 
@@ -86,7 +90,10 @@ class OciDriver(Driver):
         self._slots = asyncio.Semaphore(max_concurrent_creates)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._handles: dict[str, Handle] = {}
+        self._oom_kills: dict[str, int] = {}
         self._mounts: MountNamespace | None = None
+        # Threads of its own, as a removal may wait for seconds until a disk is written out.
+        self._removals = _removal_threads()
         self._state_lock: int | None = None
 
     async def start(self) -> None:
@@ -96,10 +103,17 @@ class OciDriver(Driver):
         self._check_host()
         self._lock_state()
         try:
+            raise_limits()
             self._runc.kill_strays()
-            known = (self._records.read(each) for each in self._records.names())
+            known = [each for each in map(self._records.read, self._records.names()) if each]
             await self._network.start(
-                {IPv4Address(record.address): record.egress for record in known if record}
+                {
+                    IPv4Address(each.address): each.egress
+                    for each in known
+                    if each.boot == boot_id()
+                },
+                # Those of an earlier boot are dead, but removing one releases its address.
+                reserved=[IPv4Address(each.address) for each in known],
             )
             self._mounts = MountNamespace(self._creates, self._runtime_dir)
             await self._mounts.open()
@@ -114,7 +128,7 @@ class OciDriver(Driver):
         if not spec.layers:
             raise InvalidInput("a sandbox needs at least one layer")
         async with self._slots, self._lock(spec.sandbox_id):
-            if spec.sandbox_id in await self.list():
+            if self._has(spec.sandbox_id):
                 raise Conflict(f"there is a sandbox {spec.sandbox_id!r} already")
             address = self._network.addresses.take()
             record = Record(spec.sandbox_id, str(address), boot_id())
@@ -177,15 +191,36 @@ class OciDriver(Driver):
             await _finish(self._remove(sandbox_id, self._records.read(sandbox_id)))
 
     async def _remove(self, sandbox_id: str, record: Record | None) -> None:
-        handle = self._handles.pop(sandbox_id, None)
-        if handle is not None:
-            handle.release("destroyed")
-        await asyncio.to_thread(self._builder.remove, sandbox_id)
+        # First of all and on this very thread: to end a sandbox never waits for other removals.
+        self._kill(sandbox_id, record)
+        self._oom_kills.pop(sandbox_id, None)
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._removals, self._builder.remove, sandbox_id)
+        except OSError as error:
+            raise HostError(f"cannot remove the sandbox {sandbox_id}: {error}") from error
         if record is not None:
             address = IPv4Address(record.address)
             if not record.egress.is_default:
                 await self._network.firewall.clear_policy(address)
             self._network.addresses.release(address)
+
+    def _kill(self, sandbox_id: str, record: Record | None) -> None:
+        """Kill the first process, upon which the kernel kills all others. Does not wait."""
+        handle = self._handles.pop(sandbox_id, None)
+        if handle is not None:
+            handle.kill()
+            handle.release("destroyed")
+        elif record is not None and record.pid:
+            with contextlib.suppress(OSError):
+                grip = Grip(record)
+                grip.kill()
+                grip.close()
+        self._cgroups.kill_at_once(sandbox_id)
+
+    def _has(self, sandbox_id: str) -> bool:
+        """Whether anything of a sandbox is on this host."""
+        return any(part.has(sandbox_id) for part in (self._records, self._runc, self._cgroups))
 
     async def list(self) -> Collection[str]:
         """See `Driver.list`."""
@@ -247,7 +282,10 @@ class OciDriver(Driver):
     async def usage(self, instance: Instance) -> Usage:
         """See `Driver.usage`."""
         _ = self._handle(instance).netns
-        return self._cgroups.usage(instance.sandbox_id)
+        usage = self._cgroups.usage(instance.sandbox_id)
+        kills = self._cgroups.out_of_memory_kills(instance.sandbox_id)
+        self._oom_kills[instance.sandbox_id] = kills
+        return usage
 
     async def stop(self) -> None:
         """See `Driver.stop`."""
@@ -258,6 +296,9 @@ class OciDriver(Driver):
         if self._mounts is not None:
             await asyncio.to_thread(self._mounts.close)
             self._mounts = None
+        # Another in its place, which has no threads before it has work: `destroy` needs no start.
+        removals, self._removals = self._removals, _removal_threads()
+        await asyncio.to_thread(removals.shutdown)
         if self._state_lock is not None:
             os.close(self._state_lock)
             self._state_lock = None
@@ -266,13 +307,24 @@ class OciDriver(Driver):
         """See `Driver.purge`. Works on a driver that was not started, too."""
         if self._state_lock is None:
             self._lock_state()
-        self._runc.kill_strays()
-        await asyncio.gather(*(self.destroy(each) for each in await self.list()))
-        await self._network.remove()
-        self._cgroups.remove_parent()
-        for directory in ("blank", "runc", "sandboxes"):
-            shutil.rmtree(self._state / directory, ignore_errors=True)
-        await self.stop()
+        try:
+            self._runc.kill_strays()
+            ends = await asyncio.gather(
+                *(self.destroy(each) for each in await self.list()), return_exceptions=True
+            )
+            failures = [end for end in ends if isinstance(end, BaseException)]
+            try:
+                await self._network.remove()
+            except (HostError, OSError) as error:
+                failures.append(error)
+            self._cgroups.remove_parent()
+            if failures:
+                # The records stay: by them the next attempt finds what is left.
+                raise failures[0]
+            for directory in ("blank", "runc", "sandboxes"):
+                shutil.rmtree(self._state / directory, ignore_errors=True)
+        finally:
+            await self.stop()
 
     def _check_host(self) -> None:
         if os.geteuid() != 0:
@@ -315,7 +367,8 @@ class OciDriver(Driver):
         return handle
 
     def _why_ended(self, sandbox_id: str) -> str:
-        return "oom" if self._cgroups.out_of_memory_kills(sandbox_id) else "exited"
+        before = self._oom_kills.pop(sandbox_id, 0)
+        return "oom" if self._cgroups.out_of_memory_kills(sandbox_id) > before else "exited"
 
     def _system_files(self, spec: SandboxSpec) -> dict[str, str]:
         return {
@@ -323,6 +376,10 @@ class OciDriver(Driver):
             "/etc/hostname": f"{spec.hostname}\n",
             "/etc/hosts": f"127.0.0.1\tlocalhost\n::1\tlocalhost\n127.0.1.1\t{spec.hostname}\n",
         }
+
+
+def _removal_threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_REMOVALS, "atoll-remove")
 
 
 async def _finish(work: Awaitable[T]) -> T:

@@ -63,6 +63,10 @@ class Records:
             return {path.name for path in self._directory.iterdir() if is_id(path.name)}
         return set()
 
+    def has(self, sandbox_id: str) -> bool:
+        """Whether there are files of a sandbox."""
+        return self.directory(sandbox_id).exists()
+
     def write(self, record: Record) -> None:
         """Write a record; whoever reads sees all of it or the one before."""
         directory = self.directory(record.sandbox_id)
@@ -84,8 +88,9 @@ class Records:
             return None
 
     def remove(self, sandbox_id: str) -> None:
-        """Remove all files of a sandbox."""
-        shutil.rmtree(self.directory(sandbox_id), ignore_errors=True)
+        """Remove all files of a sandbox. Raises OSError when some stay."""
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self.directory(sandbox_id))
 
 
 def is_id(text: str) -> bool:

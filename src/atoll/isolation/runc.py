@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import select
 import shutil
 import signal
@@ -22,6 +23,11 @@ _PROGRAM = "runc"
 _SECONDS = 60.0
 # More than two threads of Go only get in each other's way for a program this short.
 _ENVIRONMENT = {"GOMAXPROCS": "2"}
+# A user namespace takes over these limits of whoever makes it. What all sandboxes use together
+# counts as used by root of the host, and no namespace may add to it above its own limit: so half of
+# what root may have stays root's, however many user ids a sandbox spreads its use over.
+_SHARED = {"sigpending": resource.RLIMIT_SIGPENDING, "msgqueue": resource.RLIMIT_MSGQUEUE}
+_UNLIMITED_SHARE = 1 << 16
 
 
 class Runc:
@@ -34,7 +40,8 @@ class Runc:
         """Run a bundle and return the pid of its first process. Blocks; raises `HostError`."""
         pid_file, log = bundle / "pid", bundle / "runc.log"
         command = [
-            *(_PROGRAM, "--root", str(self._directory)),
+            *("prlimit", *_halves(), _PROGRAM),
+            *("--root", str(self._directory)),
             *("--log", str(log), "--log-format", "json"),
             *("run", "--detach", "--no-new-keyring"),
             *("--pid-file", str(pid_file), "--bundle", str(bundle), sandbox_id),
@@ -49,7 +56,8 @@ class Runc:
                 env={"PATH": os.environ.get("PATH", os.defpath), **_ENVIRONMENT},
             )
         except FileNotFoundError:
-            raise HostError("runc is not installed", remedy="apt-get install runc") from None
+            remedy = "apt-get install util-linux"
+            raise HostError("prlimit is not installed", remedy=remedy) from None
         if not _wait(process):
             raise HostError(f"runc did not finish within {_SECONDS:.0f} s")
         if process.returncode:
@@ -61,6 +69,10 @@ class Runc:
         with contextlib.suppress(FileNotFoundError):
             return {path.name for path in self._directory.iterdir()}
         return set()
+
+    def has(self, sandbox_id: str) -> bool:
+        """Whether runc has notes of a sandbox."""
+        return (self._directory / sandbox_id).exists()
 
     def forget(self, sandbox_id: str) -> None:
         """Remove runc's notes of a sandbox whose processes are dead."""
@@ -77,8 +89,21 @@ class Runc:
                 continue
             with contextlib.suppress(OSError):
                 words = (entry / "cmdline").read_bytes().split(b"\0")
-                if Path(os.fsdecode(words[0])).name == _PROGRAM and ours in words:
+                # Not the first word only: it may not have got past `prlimit` yet.
+                if ours in words and any(
+                    Path(os.fsdecode(each)).name == _PROGRAM for each in words
+                ):
                     os.kill(int(entry.name), signal.SIGKILL)
+
+
+def _halves() -> list[str]:
+    """Options of `prlimit`: half of what this process, which is root's, may have."""
+    found = []
+    for name, number in _SHARED.items():
+        soft, _ = resource.getrlimit(number)
+        share = _UNLIMITED_SHARE if soft == resource.RLIM_INFINITY else soft // 2
+        found.append(f"--{name}={share}:{share}")
+    return found
 
 
 def _wait(process: subprocess.Popen[bytes]) -> bool:

@@ -3,10 +3,10 @@
 The list, `seccomp.json`, says what is allowed; all else fails with EPERM, and calls newer than the
 newest on the list with ENOSYS, which libraries take as an older kernel (the runtime sees to that).
 What is not on it, on purpose: mounts, namespaces, modules, bpf, performance events, userfaultfd,
-io_uring, the kernel's key rings, handles of files, the clock's hands, swap, the kernel's log, and
-socket families other than unix, inet, inet6 and four kinds of netlink. A filter belongs to one
-machine architecture: calls through another one (32-bit programs on a 64-bit machine) kill the
-caller.
+io_uring and the asynchronous interface before it, the kernel's key rings, handles of files, the
+clock's hands, swap, the kernel's log, and socket families other than unix, inet, inet6 and four
+kinds of netlink. A filter belongs to one machine architecture: calls through another one (32-bit
+programs on a 64-bit machine) kill the caller.
 """
 
 from __future__ import annotations
@@ -30,11 +30,10 @@ def profile() -> dict[str, Any]:
     if machine not in _ARCHITECTURES:
         raise HostError(f"no system call filter for {machine!r}", remedy="use x86_64 or aarch64")
     listed = json.loads(files(__package__).joinpath("seccomp.json").read_text())
-    names = sorted({name for group in listed["allow"].values() for name in group.split()})
     rules: list[dict[str, Any]] = [
-        {"names": names, "action": "SCMP_ACT_ALLOW"},
+        {"names": _names(listed["allow"]), "action": "SCMP_ACT_ALLOW"},
         {
-            "names": listed["unknown"]["syscalls"].split(),
+            "names": _names(listed["unknown"]),
             "action": "SCMP_ACT_ERRNO",
             "errnoRet": errno.ENOSYS,
         },
@@ -50,6 +49,10 @@ def profile() -> dict[str, Any]:
         "architectures": [_ARCHITECTURES[machine]],
         "syscalls": rules,
     }
+
+
+def _names(groups: dict[str, str]) -> list[str]:
+    return sorted({name for group in groups.values() for name in group.split()})
 
 
 def _arguments(rule: dict[str, Any]) -> list[list[dict[str, Any]]]:

@@ -15,7 +15,6 @@ from typing import Any
 
 import structlog
 
-from atoll.errors import AtollError
 from atoll.sandboxes.model import Sandbox
 from atoll.templates.model import Template
 
@@ -132,7 +131,7 @@ class Pool:
             template = self._wanted[template_id]
             try:
                 sandbox = await self._boot(template)
-            except AtollError as error:
+            except Exception as error:  # whatever it is, the pool must go on
                 log.warning("pool.boot_failed", template=template_id, error=str(error))
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue

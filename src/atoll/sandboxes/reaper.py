@@ -33,12 +33,20 @@ class Reaper:
         """Set, or move, a deadline: so many seconds from now. Zero or less is at once."""
         due = asyncio.get_running_loop().time() + max(seconds, 0.0)
         self._due[sandbox_id] = due
-        heapq.heappush(self._heap, (due, sandbox_id))
+        if len(self._heap) > 2 * len(self._due) + 64:  # mostly deadlines that were moved since
+            self._heap = [(moment, each) for each, moment in self._due.items()]
+            heapq.heapify(self._heap)
+        else:
+            heapq.heappush(self._heap, (due, sandbox_id))
         self._changed.set()
 
     def cancel(self, sandbox_id: str) -> None:
         """Forget a deadline."""
         self._due.pop(sandbox_id, None)
+
+    def is_scheduled(self, sandbox_id: str) -> bool:
+        """Whether a deadline lies ahead."""
+        return sandbox_id in self._due
 
     async def stop(self) -> None:
         """Stop watching; what is being ended is waited for."""

@@ -53,6 +53,7 @@ class SandboxService:
         self._min_free_disk = min_free_disk_mb << 20
         self._live: dict[str, Sandbox] = {}
         self._creating = 0
+        self._stopping = False
         self._endings: dict[str, asyncio.Task[None]] = {}
         self._leftovers: set[asyncio.Task[None]] = set()
         self._pool = Pool(pool_size, boot=self._boot, discard=self._discard)
@@ -70,6 +71,7 @@ class SandboxService:
 
     async def stop(self, *, end_sandboxes: bool) -> None:
         """Let go of the sandboxes, or end them. Pooled ones have no owner and always end."""
+        self._stopping = True
         await self._pool.close()
         await self._reaper.stop()
         if end_sandboxes:
@@ -88,25 +90,34 @@ class SandboxService:
         unknown = set(await self._driver.list()) - set(rows)
         await asyncio.gather(
             *(self._recover_one(row) for row in rows.values()),
-            *(self._driver.destroy(sandbox_id) for sandbox_id in unknown),
+            *(self._destroy(sandbox_id) for sandbox_id in unknown),
         )
         if rows or unknown:
             log.info("server.recovered", adopted=len(self._live), removed=len(unknown))
 
     async def _recover_one(self, row: SandboxRow) -> None:
+        try:
+            await self._adopt_or_remove(row)
+        except Exception:  # one that can't be understood must not keep the others from coming back
+            log.exception("sandbox.recovery_failed", sandbox_id=row.sandbox_id)
+
+    async def _adopt_or_remove(self, row: SandboxRow) -> None:
         instance = await self._driver.adopt(row.sandbox_id)
         if instance is not None:
             sandbox = self._wrap(instance, load_template(row.record["template"]), row.created_at)
             restore_sandbox(sandbox, row)
-            if row.state == SandboxState.POOLED and self._pool.put(sandbox):
-                return
+            if row.state == SandboxState.POOLED:
+                # Its last owner's policy may have been written before the server died.
+                await self._driver.set_egress(instance, Egress())
+                if self._pool.put(sandbox):
+                    return
             if row.state == SandboxState.RUNNING and sandbox.end_at is not None:
                 sandbox.state = SandboxState.RUNNING
                 self._live[sandbox.sandbox_id] = sandbox
                 remaining = sandbox.end_at - datetime.now(UTC)
                 self._reaper.schedule(sandbox.sandbox_id, remaining.total_seconds())
                 return
-        await self._driver.destroy(row.sandbox_id)
+        await self._destroy(row.sandbox_id)
         pooled = row.state == SandboxState.POOLED
         reason = EndReason.DISCARDED if pooled else EndReason.LOST
         await self._store.record_end(row.sandbox_id, reason.value)
@@ -136,6 +147,8 @@ class SandboxService:
 
     async def _hand_out(self, sandbox: Sandbox, team_id: str, request: NewSandbox) -> None:
         now = datetime.now(UTC)
+        if sandbox.ended.is_set():
+            raise Overloaded("the sandbox ended while it was being made", remedy="try again")
         sandbox.state = SandboxState.RUNNING
         sandbox.team_id = team_id
         sandbox.started_at = now
@@ -207,6 +220,8 @@ class SandboxService:
             )
 
     def _check_room(self) -> None:
+        if self._stopping:
+            raise Overloaded("the server is stopping", remedy="try again when it is back")
         if len(self._live) + self._creating >= self._max_sandboxes:
             raise Overloaded(
                 f"the server has its {self._max_sandboxes} sandboxes already",
@@ -270,6 +285,8 @@ class SandboxService:
         """Replace what the sandbox may reach."""
         sandbox = self.get(team_id, sandbox_id)
         await self._driver.set_egress(sandbox.instance, egress)
+        if sandbox.ended.is_set():
+            raise SandboxNotFound(sandbox_id)
         sandbox.egress = egress
         sandbox.internet_access = egress.internet
         await self._store.save(dump_sandbox(sandbox))
@@ -282,7 +299,10 @@ class SandboxService:
 
     async def _expire(self, sandbox_id: str) -> None:
         sandbox = self._live.get(sandbox_id)
-        if sandbox is not None:
+        if sandbox is None or sandbox.end_at is None:
+            return
+        # It may have been prolonged in the moment it became due.
+        if not self._reaper.is_scheduled(sandbox_id):
             await self._end(sandbox, EndReason.TIMEOUT)
 
     async def _discard(self, sandbox: Sandbox) -> None:
@@ -313,10 +333,12 @@ class SandboxService:
     async def _clear_away(self, sandbox: Sandbox, reason: EndReason) -> None:
         # The row first: should the server die before the sandbox does, the next start finds a
         # sandbox that nobody owns and removes it.
-        await self._store.record_end(sandbox.sandbox_id, reason.value)
+        sandbox_id = sandbox.sandbox_id
+        recorded = await self._record_end(sandbox_id, reason)
         await sandbox.agent.close()
-        if not await self._destroy(sandbox.sandbox_id):
-            task = asyncio.create_task(self._keep_destroying(sandbox.sandbox_id))
+        destroyed = await self._destroy(sandbox_id)
+        if not (recorded and destroyed):
+            task = asyncio.create_task(self._keep_clearing(sandbox_id, reason))
             self._leftovers.add(task)
             task.add_done_callback(self._leftovers.discard)
         log.info("sandbox.ended", sandbox_id=sandbox.sandbox_id, reason=reason.value)
@@ -329,11 +351,20 @@ class SandboxService:
             return False
         return True
 
-    async def _keep_destroying(self, sandbox_id: str) -> None:
+    async def _record_end(self, sandbox_id: str, reason: EndReason) -> bool:
+        try:
+            await self._store.record_end(sandbox_id, reason.value)
+        except Exception as error:  # whatever the database's driver raises
+            log.error("sandbox.record_failed", sandbox_id=sandbox_id, error=type(error).__name__)
+            return False
+        return True
+
+    async def _keep_clearing(self, sandbox_id: str, reason: EndReason) -> None:
         """Try again, ever more seldom, until nothing of the sandbox is left."""
         pause = _FIRST_RETRY_SECONDS
         while True:
             await asyncio.sleep(pause)
-            if await self._destroy(sandbox_id):
+            recorded = await self._record_end(sandbox_id, reason)
+            if await self._destroy(sandbox_id) and recorded:
                 return
             pause = min(2 * pause, _LAST_RETRY_SECONDS)

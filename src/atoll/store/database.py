@@ -21,7 +21,8 @@ T = TypeVar("T")
 def _open_engine(url: str) -> Engine:
     try:
         parsed = make_url(url)
-        engine = create_engine(parsed)
+        # Rows hold tokens: errors must not quote them.
+        engine = create_engine(parsed, hide_parameters=True)
     except (ArgumentError, ModuleNotFoundError) as error:
         raise ConfigurationError(
             f"the database URL can't be used: {error}",

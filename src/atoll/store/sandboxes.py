@@ -37,21 +37,22 @@ class SandboxStore:
         self._database = database
 
     async def save(self, row: SandboxRow) -> None:
-        """Insert the row, or replace the one that is there."""
+        """Insert the row, or replace the one that is there, unless that has ended."""
         values = {
             "state": row.state,
             "team_id": row.team_id,
             "created_at": row.created_at,
             "started_at": row.started_at,
             "end_at": row.end_at,
-            "ended_at": row.ended_at,
-            "end_reason": row.end_reason,
             "record": dict(row.record),
         }
 
         def work(connection: Connection) -> None:
-            change = update(sandboxes).where(sandboxes.c.sandbox_id == row.sandbox_id)
-            if not connection.execute(change.values(values)).rowcount:
+            known = sandboxes.c.sandbox_id == row.sandbox_id
+            change = update(sandboxes).where(known, sandboxes.c.state != "ended")
+            if connection.execute(change.values(values)).rowcount:
+                return
+            if connection.scalar(select(sandboxes.c.state).where(known)) is None:
                 connection.execute(insert(sandboxes).values(sandbox_id=row.sandbox_id, **values))
 
         await self._database.run(work)

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from atoll.agent import calls
+from atoll.agent import calls, channel
 from atoll.agent.client import AgentClient
-from atoll.agent.model import ProcessConfig
-from atoll.errors import AgentFailed, AtollError, PathNotFound, SandboxGone
+from atoll.agent.model import Output, ProcessConfig, ProcessEnd
+from atoll.agent.replies import decode_message
+from atoll.errors import AgentFailed, AtollError, Exhausted, PathNotFound, SandboxGone
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -335,9 +336,182 @@ async def test_an_endless_list_of_processes_is_cut_off() -> None:
             await writer.drain()
 
     async with adversary(endless) as client:
-        with pytest.raises(AgentFailed, match="too m"):
+        with pytest.raises(Exhausted, match="too m"):
             async with asyncio.timeout(30):
                 await client.list_processes()
+
+
+def process(args: list[str], envs: dict[str, str]) -> bytes:
+    config = {"cmd": "x", "args": args, "envs": envs, "cwd": None}
+    return message({"process": {"pid": 1, "tag": None, "config": config}})
+
+
+def texts(count: int) -> dict[str, str]:
+    return {f"{number:x}": "" for number in range(count)}
+
+
+@pytest.mark.parametrize(
+    "metadata", [texts(65), {"a": "x" * 65_536}, texts(30_000)], ids=["many", "long", "flood"]
+)
+async def test_metadata_is_bounded(metadata: dict[str, str]) -> None:
+    entry = {**ENTRY, "metadata": metadata}
+    script = answer(message({"entries": [entry]}), message({"ok": {}}))
+    async with adversary(script) as client:
+        with pytest.raises(Exhausted, match="metadata"):
+            await client.list_dir("/", user="user")
+    async with adversary(answer(message({"ok": {"entry": entry}}))) as client:
+        with pytest.raises(Exhausted, match="metadata"):
+            await client.stat("/", user="user")
+
+
+async def test_metadata_within_bounds() -> None:
+    metadata = {**texts(63), "long": "x" * 60_000}
+    async with adversary(
+        answer(message({"entries": [{**ENTRY, "metadata": metadata}]}), message({"ok": {}}))
+    ) as client:
+        (entry,) = await client.list_dir("/", user="user")
+        assert entry.metadata == metadata
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [{**ENTRY, "metadata": texts(64)}, {**ENTRY, "path": "/" + "x" * 400 + "\U0001f600"}],
+    ids=["metadata", "wide text"],
+)
+async def test_a_listing_is_bounded_by_the_memory_it_takes(
+    entry: dict[str, Any],
+) -> None:
+    """Not by its bytes alone, which may be far fewer."""
+    batch = frame(b"J", json.dumps({"entries": [entry] * 100}, ensure_ascii=False).encode())
+    sent = 0
+
+    async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await take_request(reader)
+        while True:
+            writer.write(batch)
+            sent += len(batch)
+            await writer.drain()
+
+    async with adversary(endless) as client:
+        with pytest.raises(Exhausted, match="too many entries"):
+            async with asyncio.timeout(30):
+                await client.list_dir("/", user="user")
+    assert sent < calls._GATHERED_LIMIT
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        process(["x"] * 32_769, {}),
+        process([], texts(32_769)),
+        process(["\\"] * 400_000, {}),
+        process([], texts(300_000)),
+        frame(b"J", b'{"a":[' + b"[]," * 1_000_000 + b"1]}"),
+        frame(b"J", b'{"a":"\\\\","b":[' + b"{}," * 1_000_000 + b"1]}"),
+        process(["x" * 900] * 2_000, {}) * 8,
+        process(["x"] * 30_000, {}) * 100,
+    ],
+    ids=["args", "envs", "many args", "many envs", "lists", "objects", "long", "all together"],
+)
+async def test_processes_are_bounded(reply: bytes) -> None:
+    async with adversary(answer(reply)) as client:
+        with pytest.raises(Exhausted):
+            async with asyncio.timeout(10):
+                await client.list_processes()
+
+
+async def test_large_processes_within_bounds() -> None:
+    args = ['{"a":["b\\\\",[],{}]}' * 5000, "\\", '"', *(str(n) for n in range(10_000))]
+    envs = {f"K{number}": "[,]" * 40_000 for number in range(15)}
+    async with adversary(answer(process(args, envs), message({"ok": {}}))) as client:
+        (found,) = await client.list_processes()
+    assert list(found.config.args) == args
+    assert found.config.envs == envs
+
+
+def test_large_replies_of_many_parts_are_not_parsed() -> None:
+    deep = b'{"a":"' + b"x" * 600_000 + b'","b":' + b"[" * 600_000
+    with pytest.raises(Exhausted, match="parts"):
+        decode_message(deep)
+    with pytest.raises(AgentFailed, match="malformed"):
+        decode_message(b'{"a":"' + b"x" * 600_000)
+
+
+async def test_few_listings_at_a_time() -> None:
+    under_way = most = 0
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal under_way, most
+        while True:
+            await take_request(reader)
+            under_way += 1
+            most = max(most, under_way)
+            await asyncio.sleep(0.02)
+            under_way -= 1
+            writer.write(message({"entries": [ENTRY]}) + message({"ok": {}}))
+
+    async with adversary(slow) as client:
+        found = await asyncio.gather(*(client.list_dir("/", user="user") for _ in range(8)))
+    assert [len(entries) for entries in found] == [1] * 8
+    assert most == 2
+
+
+async def test_listings_that_wait_end_with_the_sandbox() -> None:
+    async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(-1)
+
+    async with adversary(mute) as client:
+        waiting = [asyncio.ensure_future(client.list_dir("/", user="user")) for _ in range(5)]
+        await asyncio.sleep(0.02)
+        await client.close()
+        async with asyncio.timeout(5):
+            results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(result) for result in results] == [SandboxGone] * 5
+
+
+async def test_small_pieces_are_joined_and_keep_their_order() -> None:
+    end = message({"ok": {"exit_code": 0, "exited": True, "status": "s", "error": None}})
+    tiny = b"".join(frame(b"O", b"%d" % (number % 10)) for number in range(100_000))
+    output = tiny + frame(b"E", b"e") * 3 + frame(b"O", b"x") + frame(b"P", b"p") + end
+    async with adversary(answer(message({"start": {"pid": 1}}), output)) as client:
+        stream = await client.attach_process(1)
+        await asyncio.sleep(0.1)
+        items = [item async for item in stream]
+    assert isinstance(items.pop(), ProcessEnd)
+    pieces = [item for item in items if isinstance(item, Output)]
+    assert len(pieces) < 20
+    assert all(type(piece.data) is bytes and len(piece.data) <= 65_536 for piece in pieces)
+    assert b"".join(piece.data for piece in pieces) == b"0123456789" * 10_000 + b"eeexp"
+    assert [piece.kind for piece in pieces[-3:]] == ["stderr", "stdout", "pty"]
+
+
+async def test_pieces_that_never_end_leave_others_their_turn() -> None:
+    """Whoever receives from a queue that is never empty lets others run."""
+    queue = channel.Channel()
+    queue.busy = True
+    queue.data_received((frame(b"O", b"x" * 1000) + frame(b"E", b"x" * 1000)) * 5000)
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    counting = asyncio.ensure_future(count())
+    for _ in range(10_000):
+        await queue.receive()
+    counting.cancel()
+    assert turns > 20
+
+
+async def test_words_about_an_end_are_cut() -> None:
+    end = {"exit_code": 1, "exited": True, "status": "s" * 5000, "error": "e" * 5000}
+    script = answer(message({"start": {"pid": 1}}), message({"ok": end}))
+    async with adversary(script) as client:
+        stream = await client.start_process(ProcessConfig("x"), user="user")
+        assert await anext(stream) == ProcessEnd(1, True, "s" * 2048, "e" * 2048)
 
 
 async def test_an_agent_that_answers_an_upload_early_and_reads_no_more() -> None:

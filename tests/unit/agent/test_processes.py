@@ -312,6 +312,16 @@ async def test_the_list_shows_what_was_asked_for(guest: Guest) -> None:
     assert [item.pid for item in await guest.client.list_processes()] == [plain.pid]
 
 
+async def test_a_large_process_is_listed(guest: Guest) -> None:
+    """As large as the kernel takes, more or less."""
+    envs = {f"K{number}": 'ü"[' * 25_000 for number in range(10)}
+    args = ("60", *("x" for _ in range(20_000)))
+    config = ProcessConfig("/bin/sh", ("-c", 'sleep "$0"', *args), envs, "/")
+    await guest.client.start_process(config, user="user")
+    (found,) = await guest.client.list_processes()
+    assert found.config == config
+
+
 async def test_a_signal_reaches_the_group(guest: Guest) -> None:
     stream = await guest.client.start_process(
         shell("sleep 60 & sleep 60 & echo up; wait"), user="user"

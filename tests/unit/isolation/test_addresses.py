@@ -5,7 +5,13 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from atoll.errors import ConfigurationError, HostError, Overloaded
-from atoll.isolation.addresses import SHARED_SPACE, AddressPool, choose_block, read_block
+from atoll.isolation.addresses import (
+    SHARED_SPACE,
+    AddressPool,
+    choose_block,
+    collides,
+    read_block,
+)
 
 
 def test_addresses_are_handed_out_once() -> None:
@@ -44,6 +50,8 @@ def test_a_block_avoids_what_has_a_route() -> None:
     first = choose_block("a", [])
     assert first.subnet_of(SHARED_SPACE)
     assert choose_block("a", [IPv4Network("0.0.0.0/0")]) == first
+    assert collides(first, [IPv4Network((first[5], 32))])
+    assert not collides(first, [IPv4Network("0.0.0.0/0")])
     other = choose_block("a", [first.supernet(new_prefix=18)])
     assert not other.overlaps(first)
     with pytest.raises(HostError):

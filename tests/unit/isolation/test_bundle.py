@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,14 @@ def test_limits_are_passed_on(config: dict[str, Any]) -> None:
     assert resources["devices"] == [{"allow": False, "access": "rwm"}]
 
 
+def test_what_is_counted_for_root_of_the_host_is_limited(config: dict[str, Any]) -> None:
+    limits = {each["type"]: (each["soft"], each["hard"]) for each in config["process"]["rlimits"]}
+    assert limits["RLIMIT_SIGPENDING"] == (1024, 1024)
+    assert limits["RLIMIT_MSGQUEUE"] == (98304, 98304)
+    terminals = next(each for each in config["mounts"] if each["type"] == "devpts")
+    assert "max=128" in terminals["options"]
+
+
 def test_every_namespace_is_made_anew(config: dict[str, Any]) -> None:
     namespaces = config["linux"]["namespaces"]
     kinds = {"pid", "mount", "ipc", "uts", "cgroup", "user", "network"}
@@ -62,6 +71,8 @@ def test_the_filter_allows_only_what_is_listed() -> None:
     dangerous = "mount umount2 bpf keyctl setns clone unshare socket ptrace_scope io_uring_setup"
     assert not allowed & set(dangerous.split())
     assert {"read", "execve", "ptrace", "futex"} <= allowed
+    unknown = next(rule for rule in found["syscalls"] if rule.get("errnoRet") == errno.ENOSYS)
+    assert {"clone3", "io_setup", "io_submit"} <= set(unknown["names"])
     conditional = [rule for rule in found["syscalls"] if "args" in rule]
     assert {rule["names"][0] for rule in conditional} == {
         *("clone", "personality", "socket", "socketpair", "unshare"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -88,6 +90,47 @@ def test_hierarchies_of_every_layout(tmp_path: Path) -> None:
     assert {"cpu", "cpuacct"} <= first.controllers
     assert (second.version, second.mount) == (2, unified)
     assert {"memory", "pids"} <= second.controllers
+
+
+def test_tcp_is_limited_where_it_is_an_account_of_its_own(tmp_path: Path) -> None:
+    group = tmp_path / "atoll-x" / "box"
+    first = ControlGroups("atoll-x", (Hierarchy(1, tmp_path, frozenset({"memory"})),))
+    second = ControlGroups("atoll-x", (Hierarchy(2, tmp_path, frozenset({"memory"})),))
+    first.limit_tcp("box", 1 << 30)  # a kernel without it
+    _write(group, memory__kmem__tcp__limit_in_bytes="none\n")
+    file = group / "memory.kmem.tcp.limit_in_bytes"
+    second.limit_tcp("box", 1 << 30)
+    assert file.read_text() == "none\n"
+    first.limit_tcp("box", 1 << 30)
+    assert int(file.read_text()) == 256 << 20
+    first.limit_tcp("box", 8 << 20)
+    assert int(file.read_text()) == 16 << 20
+
+
+def test_only_members_are_killed() -> None:
+    groups = ControlGroups(f"atoll-test-{os.getpid()}", find_hierarchies())
+    with subprocess.Popen(["sleep", "60"]) as member, subprocess.Popen(["sleep", "60"]) as other:
+        try:
+            for hierarchy in groups.hierarchies:
+                group = hierarchy.mount / groups.path("box")[1:]
+                group.mkdir(parents=True)
+                if (
+                    hierarchy.version == 2 or "cpuset" not in hierarchy.controllers
+                ):  # takes none before it is configured
+                    (group / "cgroup.procs").write_text(str(member.pid))
+            assert groups.has("box")
+            assert groups.holds("box", member.pid)
+            # As if the number of a member had come to mean another process meanwhile.
+            groups._kill_member("box", other.pid)
+            groups.remove("box")
+            assert member.wait(5) == -signal.SIGKILL
+            assert other.poll() is None
+        finally:
+            member.kill()
+            other.kill()
+            groups.remove("box")
+            groups.remove_parent()
+    assert not groups.has("box")
 
 
 def test_real_groups_are_emptied_and_removed() -> None:

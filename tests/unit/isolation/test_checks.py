@@ -20,4 +20,5 @@ async def test_missing_programs_are_named_with_their_packages(
         "runc": "apt-get install runc",
         "nft": "apt-get install nftables",
         "mkfs.ext4": "apt-get install e2fsprogs",
+        "prlimit": "apt-get install util-linux",
     }

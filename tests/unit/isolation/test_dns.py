@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import struct
@@ -68,9 +69,10 @@ async def forwarder(upstream: Upstream) -> AsyncIterator[int]:
     await made.stop()
 
 
-async def _ask(port: int, question: bytes, seconds: float = 2) -> bytes:
+async def _ask(port: int, question: bytes, seconds: float = 2, source: str = "127.0.0.1") -> bytes:
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+        sock.bind((source, 0))
         sock.connect(("127.0.0.1", port))
         await loop.sock_sendall(sock, question)
         async with asyncio.timeout(seconds):
@@ -135,6 +137,48 @@ async def test_one_client_cannot_take_all(
     assert len(upstream.seen) == 3
     assert sum(isinstance(each, bytes) for each in asked) == 3
     assert len(await _ask(forwarder, QUESTION)) > 0
+
+
+async def test_those_with_most_under_way_make_room(
+    upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dns, "_MAX_QUERIES", 8)
+    monkeypatch.setattr(dns, "_MAX_QUERIES_EACH", 4)
+    monkeypatch.setattr(dns, "_UPSTREAM_SECONDS", 5)
+    upstream.silent = True
+    made = DnsForwarder(IPv4Network("127.0.0.0/8"), ["127.0.0.1"])
+    port = await made.start(IPv4Address("127.0.0.1"))
+    greedy = [
+        asyncio.create_task(_ask(port, QUESTION, 1.5, f"127.0.0.{2 + number % 2}"))
+        for number in range(20)
+    ]
+    await asyncio.sleep(0.3)
+    assert len(upstream.seen) == 8
+    upstream.silent = False
+    assert len(await _ask(port, QUESTION, 1, "127.0.0.9")) > 0
+    for each in greedy:
+        each.cancel()
+    await asyncio.gather(*greedy, return_exceptions=True)
+    await made.stop()
+    assert made._total == 0
+    assert not made._busy
+
+
+async def test_a_conversation_that_makes_room_is_closed(
+    upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dns, "_MAX_QUERIES", 4)
+    made = DnsForwarder(IPv4Network("127.0.0.0/8"), ["127.0.0.1"])
+    port = await made.start(IPv4Address("127.0.0.1"))
+    idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(4)]
+    await asyncio.sleep(0.1)
+    assert len(await _ask(port, QUESTION, 1, "127.0.0.9")) > 0
+    with contextlib.suppress(ConnectionError):
+        assert await asyncio.wait_for(idle[3][0].read(), 1) == b""
+    assert not idle[0][0].at_eof()
+    for _, writer in idle:
+        writer.close()
+    await made.stop()
 
 
 def test_the_hosts_resolvers_are_followed(tmp_path: Path) -> None:

@@ -17,8 +17,10 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     records.write(record)
     assert records.read("box") == record
     assert records.names() == {"box"}
+    assert records.has("box")
     records.remove("box")
     records.remove("box")
+    assert not records.has("box")
     assert records.read("box") is None
     assert records.names() == set()
 

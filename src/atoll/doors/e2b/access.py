@@ -77,7 +77,9 @@ def check_file_access(
         return
     expiration = query.get("signature_expiration")
     expected = sign(token, query.get("path", ""), operation, query.get("username", ""), expiration)
-    if not hmac.compare_digest(query["signature"].encode(), expected.encode()):
+    if not hmac.compare_digest(
+        query["signature"].encode("utf-8", "surrogateescape"), expected.encode()
+    ):
         raise Unauthenticated("invalid signature")
     if expiration is not None:
         if not re.fullmatch(r"[0-9]{1,15}", expiration):

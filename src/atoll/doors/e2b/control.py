@@ -185,16 +185,9 @@ def _answer_error(request: Request, error: Exception) -> Response:
 
 
 def _answer_no_route(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    if error.status_code in (404, 405) and request.url.path.count("/") >= 3:
-        # 404 here would tell the SDKs that the sandbox does not exist.
-        message = f"this server has no {request.method} {request.url.path}"
-        body = {"code": 501, "message": message}
-        return JSONResponse(body, status_code=501, headers={"Should-Retry": "false"})
-    message = f"there is no {request.method} {request.url.path}"
-    return JSONResponse(
-        {"code": error.status_code, "message": message}, status_code=error.status_code
-    )
+    # 404 would tell the SDKs that the sandbox, or the template, does not exist.
+    body = {"code": 501, "message": f"this server has no {request.method} {request.url.path}"}
+    return JSONResponse(body, status_code=501, headers={"Should-Retry": "false"})
 
 
 def _answer_nobody(request: Request, error: Exception) -> Response:
