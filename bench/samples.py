@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -22,8 +23,7 @@ class Samples:
     @property
     def p99(self) -> float:
         """The 99th percentile (the largest value, for fewer than 100)."""
-        ordered = sorted(self.values)
-        return ordered[min(len(ordered) - 1, round(0.99 * len(ordered)))]
+        return sorted(self.values)[math.ceil(0.99 * len(self.values)) - 1]
 
     def __str__(self) -> str:
         return f"p50 {self.p50:.2f} ms, p99 {self.p99:.2f} ms (n={len(self.values)})"
