@@ -20,8 +20,12 @@ def _run(command: list[str]) -> None:
 
 def measure_commands() -> list[Row]:
     """`commands.run("true")` beside a chroot, the runtime's exec, the bare SDK and Docker."""
-    chroot = chroot_command("/bin/bash", "-l", "-c", "true")
-    with run_stub() as stub, run_atoll(pool_size=1) as target, runc_container() as container:
+    with (
+        run_stub() as stub,
+        run_atoll(pool_size=1) as target,
+        runc_container() as container,
+        chroot_command("/bin/bash", "-l", "-c", "true") as chroot,
+    ):
         ours = Sandbox.create(**target.options)
         bare = Sandbox.create(**stub.options)
         execute = ["runc", "exec", container, "/bin/bash", "-l", "-c", "true"]

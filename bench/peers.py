@@ -36,9 +36,17 @@ def _run(*command: str) -> None:
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True)
 
 
-def chroot_command(*command: str) -> list[str]:
-    """A command in a chroot of the base template: no isolation at all."""
-    return ["chroot", str(base_root()), *command]
+@contextlib.contextmanager
+def chroot_command(*command: str) -> Iterator[list[str]]:
+    """A command in a chroot of the base template, which is mounted read-only: no isolation."""
+    with tempfile.TemporaryDirectory(prefix="atoll-chroot-") as directory:
+        _run("mount", "--bind", str(base_root()), directory)
+        try:
+            _run("mount", "-o", "remount,bind,ro", directory)
+            _run("mount", "--bind", "/dev", f"{directory}/dev")
+            yield ["chroot", directory, *command]
+        finally:
+            _run("umount", "--recursive", directory)
 
 
 @contextlib.contextmanager
