@@ -16,9 +16,12 @@ from pathlib import Path
 
 import structlog
 import uvicorn
+from starlette.applications import Starlette
 
 from atoll.agent.runtime import build_runtime
-from atoll.doors.e2b.control import ControlPlane
+from atoll.doors.e2b.control import build_control_plane
+from atoll.doors.e2b.credentials import Credentials
+from atoll.doors.e2b.sandboxes import SandboxRoutes
 from atoll.doors.gateway import build_gateway
 from atoll.errors import ConfigurationError, HostError
 from atoll.http import BoundedProtocol, HttpServer
@@ -125,6 +128,12 @@ def build_driver(settings: Settings) -> OciDriver:
     )
 
 
+def build_control(service: SandboxService, keys: KeyStore, *, domain: str) -> Starlette:
+    """Build the control plane of all the nouns there are."""
+    credentials = Credentials(keys)
+    return build_control_plane(SandboxRoutes(service, credentials, domain=domain))
+
+
 def _raise_file_limit() -> None:
     """Take as many open files as we are allowed: every sandbox and every stream costs some."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -213,7 +222,7 @@ class Server:
         ready: Callable[[RunningServer], None],
     ) -> None:
         settings = self._settings
-        control = ControlPlane(service=service, keys=keys, domain=settings.domain).build_app()
+        control = build_control(service, keys, domain=settings.domain)
         gateway = build_gateway(service, control=control, domain=settings.domain)
         http = HttpServer(
             uvicorn.Config(
