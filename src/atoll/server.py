@@ -197,6 +197,7 @@ class Server:
                 templates=templates,
                 data_dir=settings.data_dir,
                 pool_size=settings.pool_size,
+                warm=settings.warm,
                 max_sandboxes=settings.max_sandboxes,
                 max_timeout=settings.max_timeout,
                 min_free_disk_mb=settings.min_free_disk_mb,

@@ -50,6 +50,11 @@ class Settings(BaseSettings):
     pool_size: int = Field(
         4, ge=0, le=1000, description="Sandboxes kept ready per template in use; 0 turns it off."
     )
+    warm: CommaList = Field(
+        ("base",),
+        description="Templates whose sandboxes are made ready from the start on (commas); those of "
+        "other templates from the first use on.",
+    )
     max_sandboxes: int = Field(
         1000, ge=1, description="Live sandboxes at most, over all teams, the pool left out."
     )
@@ -82,7 +87,7 @@ class Settings(BaseSettings):
         "text", pattern="^(text|json)$", description="`text` for people, `json` for machines."
     )
 
-    @field_validator("dns", "egress_allow", "egress_deny", "authorities", mode="before")
+    @field_validator("warm", "dns", "egress_allow", "egress_deny", "authorities", mode="before")
     @classmethod
     def _split_commas(cls, value: Any) -> Any:
         if isinstance(value, str):

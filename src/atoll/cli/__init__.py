@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from atoll.cli import clean, demo, doctor, environment, keys, serve
+from atoll.cli import clean, demo, doctor, environment, keys, serve, templates
 from atoll.errors import AtollError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command("doctor")(doctor.doctor)
 
 app.command("clean")(clean.clean)
 app.add_typer(keys.app, name="keys")
+app.add_typer(templates.app, name="template")
 
 
 def main() -> None:

@@ -160,6 +160,14 @@ class Driver(ABC):
         """
 
     @abstractmethod
+    async def save_layer(self, instance: Instance, directory: Path) -> None:
+        """Write what the sandbox has changed since its start as a layer for other sandboxes.
+
+        `directory` is made and must not exist. Quiet the sandbox first: of what is being written
+        meanwhile, any part may be in the layer. Raises `SandboxGone`, `HostError`.
+        """
+
+    @abstractmethod
     async def usage(self, instance: Instance) -> Usage:
         """Measure. Raises `SandboxGone` when the sandbox has ended."""
 

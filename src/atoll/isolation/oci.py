@@ -279,6 +279,12 @@ class OciDriver(Driver):
                 self._records.write(record)
                 raise
 
+    async def save_layer(self, instance: Instance, directory: Path) -> None:
+        """See `Driver.save_layer`."""
+        record = self._handle(instance).record
+        async with self._lock(instance.sandbox_id):
+            await self._running_mounts().run(lambda: self._builder.save_layer(record, directory))
+
     async def usage(self, instance: Instance) -> Usage:
         """See `Driver.usage`."""
         _ = self._handle(instance).netns

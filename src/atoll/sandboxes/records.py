@@ -2,46 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
-from atoll.isolation.driver import Egress, Resources
+from atoll.isolation.driver import Egress
 from atoll.sandboxes.model import Sandbox
 from atoll.store.sandboxes import SandboxRow
-from atoll.templates.model import Template
-
-
-def _dump_template(template: Template) -> dict[str, Any]:
-    # The whole template, since it may be rebuilt or removed while its sandboxes live on.
-    return {
-        "template_id": template.template_id,
-        "names": list(template.names),
-        "build_id": template.build_id,
-        "layers": [str(layer) for layer in template.layers],
-        "created_at": template.created_at.timestamp(),
-        "resources": asdict(template.resources),
-        "user": template.user,
-        "workdir": template.workdir,
-        "envs": dict(template.envs),
-    }
-
-
-def load_template(data: Mapping[str, Any]) -> Template:
-    """Rebuild the template that a stored sandbox was made from."""
-    return Template(
-        template_id=data["template_id"],
-        names=tuple(data["names"]),
-        build_id=data["build_id"],
-        layers=tuple(Path(layer) for layer in data["layers"]),
-        created_at=datetime.fromtimestamp(data["created_at"], UTC),
-        resources=Resources(**data["resources"]),
-        user=data["user"],
-        workdir=data["workdir"],
-        envs=data["envs"],
-    )
+from atoll.templates.model import dump_template
 
 
 def dump_sandbox(sandbox: Sandbox) -> SandboxRow:
@@ -54,7 +20,7 @@ def dump_sandbox(sandbox: Sandbox) -> SandboxRow:
         started_at=sandbox.started_at.timestamp() if sandbox.started_at else None,
         end_at=sandbox.end_at.timestamp() if sandbox.end_at else None,
         record={
-            "template": _dump_template(sandbox.template),
+            "template": dump_template(sandbox.template),
             "metadata": dict(sandbox.metadata),
             "envs": dict(sandbox.envs),
             "access_token": sandbox.access_token,

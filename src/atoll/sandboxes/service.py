@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import secrets
 import shutil
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,13 +20,15 @@ from atoll.isolation.driver import Driver, Egress, Instance, SandboxSpec
 from atoll.sandboxes.model import EndReason, NewSandbox, Sandbox, SandboxState, new_sandbox_id
 from atoll.sandboxes.pool import Pool
 from atoll.sandboxes.reaper import Reaper
-from atoll.sandboxes.records import dump_sandbox, load_template, restore_sandbox
+from atoll.sandboxes.records import dump_sandbox, restore_sandbox
+from atoll.sandboxes.startup import run_start_command
 from atoll.store.sandboxes import SandboxRow, SandboxStore
 from atoll.templates.catalog import TemplateCatalog
-from atoll.templates.model import Template
+from atoll.templates.model import Template, load_template
 
 log = structlog.get_logger(__name__)
 
+_ENVS_FILE = "/run/e2b/envs.json"
 _FIRST_RETRY_SECONDS = 1.0
 _LAST_RETRY_SECONDS = 60.0
 
@@ -40,6 +44,7 @@ class SandboxService:
         templates: TemplateCatalog,
         data_dir: Path,
         pool_size: int,
+        warm: Sequence[str],
         max_sandboxes: int,
         max_timeout: int,
         min_free_disk_mb: int,
@@ -50,6 +55,7 @@ class SandboxService:
         self._data_dir = data_dir
         self._max_sandboxes = max_sandboxes
         self._max_timeout = max_timeout
+        self._warm = warm
         self._min_free_disk = min_free_disk_mb << 20
         self._live: dict[str, Sandbox] = {}
         self._creating = 0
@@ -64,8 +70,8 @@ class SandboxService:
     async def start(self) -> None:
         """Take over the sandboxes of an earlier server, clear away what was half-made, warm up."""
         self._reaper.start()
-        for template in self.templates.list():
-            self._pool.warm(template)
+        for name in self._warm:
+            self._pool.warm(self.templates.get(name))
         await self._recover()
         self._pool.start()
 
@@ -154,13 +160,10 @@ class SandboxService:
         sandbox.started_at = now
         sandbox.end_at = now + timedelta(seconds=request.timeout)
         sandbox.metadata = dict(request.metadata)
-        sandbox.envs = {
-            **sandbox.template.envs,
-            "E2B_SANDBOX": "true",
-            "E2B_SANDBOX_ID": sandbox.sandbox_id,
-            "E2B_TEMPLATE_ID": sandbox.template.template_id,
-            **request.envs,
-        }
+        sandbox.envs = {**_standard_envs(sandbox), **request.envs}
+        if request.envs and sandbox.template.start_command is not None:
+            # What was started before these were known can find them there.
+            await sandbox.agent.configure({_ENVS_FILE: json.dumps(dict(request.envs))})
         sandbox.access_token = secrets.token_hex(32) if request.secured else None
         sandbox.traffic_token = None if request.allow_public_traffic else secrets.token_hex(32)
         sandbox.mask_request_host = request.mask_request_host
@@ -192,6 +195,7 @@ class SandboxService:
         instance = await self._driver.create(spec)
         sandbox = self._wrap(instance, template, time.time())
         try:
+            await run_start_command(sandbox.agent, template, _standard_envs(sandbox))
             await self._store.save(dump_sandbox(sandbox))
         except BaseException:
             await asyncio.shield(self._end(sandbox, EndReason.FAILED))
@@ -368,3 +372,13 @@ class SandboxService:
             if await self._destroy(sandbox_id) and recorded:
                 return
             pause = min(2 * pause, _LAST_RETRY_SECONDS)
+
+
+def _standard_envs(sandbox: Sandbox) -> dict[str, str]:
+    """The variables that every command has, whoever owns the sandbox."""
+    return {
+        **sandbox.template.envs,
+        "E2B_SANDBOX": "true",
+        "E2B_SANDBOX_ID": sandbox.sandbox_id,
+        "E2B_TEMPLATE_ID": sandbox.template.template_id,
+    }

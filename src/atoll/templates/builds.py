@@ -105,10 +105,15 @@ async def publish(build: Build, aside: Path) -> None:
         "envs": dict(build.envs),
     }
     (aside / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    await settle(aside, build.directory)
+
+
+async def settle(aside: Path, directory: Path) -> None:
+    """Let what is whole in `aside` be at `directory` from now on, in one step. Raises `OSError`."""
     # Without this a power cut after the rename could leave a named build with empty files.
     await run(["sync", "--file-system", str(aside)], on_line=lambda line: None)
-    await asyncio.to_thread(_rename, aside, build.directory)
-    await run(["sync", str(build.directory.parent)], on_line=lambda line: None)
+    await asyncio.to_thread(_rename, aside, directory)
+    await run(["sync", str(directory.parent)], on_line=lambda line: None)
 
 
 def _rename(aside: Path, directory: Path) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import builtins
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from atoll.errors import TemplateNotFound
-from atoll.templates.base import ensure_base, load_base, prune_base
+from atoll.isolation.driver import Driver
+from atoll.templates import interpreter
+from atoll.templates.base import NAME, ensure_base, load_base, prune_base
+from atoll.templates.layered import read_layered
 from atoll.templates.model import Template
 
 
@@ -29,6 +33,23 @@ class TemplateCatalog:
         """
         template = await ensure_base(self._store, progress=progress, authorities=authorities)
         self._know(template)
+        self._look_for_interpreter()
+        return template
+
+    async def ensure_interpreter(
+        self,
+        open_driver: Callable[[], AbstractAsyncContextManager[Driver]],
+        *,
+        progress: Callable[[str], None],
+    ) -> Template:
+        """Know the template `code-interpreter-v1`; `base` is known already.
+
+        Arguments and errors are those of `atoll.templates.interpreter.ensure_interpreter`.
+        """
+        template = await interpreter.ensure_interpreter(
+            self._store, self.get(NAME), open_driver, progress=progress
+        )
+        self._know(template)
         return template
 
     async def load(self) -> None:
@@ -36,21 +57,31 @@ class TemplateCatalog:
         template = await asyncio.to_thread(load_base, self._store)
         if template is not None:
             self._know(template)
+            self._look_for_interpreter()
 
     async def prune(self, *, in_use: Collection[Path]) -> builtins.list[Path]:
         """Remove old builds, except those with a layer `in_use`; returns what was removed."""
-        return await prune_base(self._store, in_use=in_use)
+        standing = {layer for template in self._templates.values() for layer in template.layers}
+        return await prune_base(self._store, in_use={*in_use, *standing})
 
     def get(self, ref: str) -> Template:
         """The template with this id or name. Raises `TemplateNotFound`."""
         for template in self._templates.values():
             if ref == template.template_id or ref in template.names:
                 return template
+        if ref in (interpreter.NAME, *interpreter.ALIASES) and self._look_for_interpreter():
+            return self.get(ref)  # it was built since
         raise TemplateNotFound(ref)
 
     def list(self) -> builtins.list[Template]:
         """All templates, by their main names."""
         return sorted(self._templates.values(), key=lambda template: template.names[0])
+
+    def _look_for_interpreter(self) -> bool:
+        build = read_layered(self._store / interpreter.NAME)
+        if build is not None:
+            self._know(build.template)
+        return build is not None
 
     def _know(self, template: Template) -> None:
         self._templates[template.template_id] = template

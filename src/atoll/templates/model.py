@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import string
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from atoll.isolation.driver import Resources
 
@@ -34,6 +35,11 @@ class Template:
     workdir: str | None = None
     """Where commands start; None is the home directory of the user."""
     envs: Mapping[str, str] = field(default_factory=dict)
+    start_command: str | None = None
+    """Run by the login shell of `user` in every sandbox before it is handed out, and left running.
+    """
+    ready_command: str | None = None
+    """Succeeds once what `start_command` runs is ready."""
 
 
 def derive_id(name: str) -> str:
@@ -47,3 +53,37 @@ def derive_id(name: str) -> str:
         number, digit = divmod(number, len(_ID_ALPHABET))
         digits.append(_ID_ALPHABET[digit])
     return "".join(digits)
+
+
+def dump_template(template: Template) -> dict[str, Any]:
+    """The whole template as JSON: it may be rebuilt or removed while its sandboxes live on."""
+    return {
+        "template_id": template.template_id,
+        "names": list(template.names),
+        "build_id": template.build_id,
+        "layers": [str(layer) for layer in template.layers],
+        "created_at": template.created_at.timestamp(),
+        "resources": asdict(template.resources),
+        "user": template.user,
+        "workdir": template.workdir,
+        "envs": dict(template.envs),
+        "start_command": template.start_command,
+        "ready_command": template.ready_command,
+    }
+
+
+def load_template(data: Mapping[str, Any]) -> Template:
+    """The template that was dumped. Raises `KeyError` or `TypeError` for what is no dump."""
+    return Template(
+        template_id=data["template_id"],
+        names=tuple(data["names"]),
+        build_id=data["build_id"],
+        layers=tuple(Path(layer) for layer in data["layers"]),
+        created_at=datetime.fromtimestamp(data["created_at"], UTC),
+        resources=Resources(**data["resources"]),
+        user=data["user"],
+        workdir=data["workdir"],
+        envs=data["envs"],
+        start_command=data.get("start_command"),
+        ready_command=data.get("ready_command"),
+    )

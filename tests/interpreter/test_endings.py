@@ -1,0 +1,91 @@
+"""Clients that go, kernels that die, code that does not stop."""
+
+from __future__ import annotations
+
+import pytest
+from e2b import TimeoutException
+from e2b_code_interpreter import AsyncSandbox, Sandbox
+
+from tests.server import RunningServer
+
+
+def test_a_timeout_interrupts_and_the_next_call_works(sandbox: Sandbox) -> None:
+    sandbox.run_code("import time; kept = 'state'")
+    with pytest.raises(TimeoutException):
+        sandbox.run_code("time.sleep(600)", timeout=1)
+    assert sandbox.run_code("kept", timeout=20).text == "state"
+
+
+def test_code_that_holds_on_is_stopped_in_the_end(sandbox: Sandbox) -> None:
+    context = sandbox.create_code_context()
+    stubborn = "while True:\n try:\n  import time; time.sleep(600)\n except BaseException: pass"
+    with pytest.raises(TimeoutException):
+        sandbox.run_code(stubborn, context=context, timeout=1)
+    assert sandbox.run_code("1 + 1", context=context, timeout=90).text == "2"
+
+
+@pytest.mark.parametrize(
+    ("code", "how"),
+    [
+        ("import os; os._exit(3)", "exited with status 3"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
+        ("x = bytearray(1)\nwhile True: x += bytearray(1 << 26)", "SIGKILL"),
+    ],
+    ids=["exit", "crash", "memory"],
+)
+def test_a_kernel_that_dies_is_reported_and_replaced(
+    server: RunningServer, code: str, how: str
+) -> None:
+    with Sandbox.create(timeout=300, **server.options) as sandbox:
+        other = sandbox.create_code_context()
+        sandbox.run_code("kept = 'other'", context=other)
+        error = sandbox.run_code(code, timeout=60).error
+        assert error is not None
+        assert error.name == "KernelDied"
+        assert how in error.value
+        assert sandbox.run_code("1 + 1", timeout=60).text == "2"
+        assert sandbox.run_code("kept", context=other).text == "other"
+
+
+async def test_callbacks_come_in_order_while_the_code_runs(async_sandbox: AsyncSandbox) -> None:
+    seen: list[str] = []
+
+    async def on_stdout(message: object) -> None:
+        seen.append(f"out {str(message).strip()}")
+        if len(seen) == 1:
+            await async_sandbox.files.write("/tmp/seen", "")
+
+    code = """
+import os, sys, time
+print('first', flush=True)
+while not os.path.exists('/tmp/seen'): time.sleep(0.01)
+print('second', flush=True)
+'result'
+"""
+    execution = await async_sandbox.run_code(
+        code, on_stdout=on_stdout, on_result=lambda result: seen.append(f"result {result.text}")
+    )
+    assert seen == ["out first", "out second", "result result"]
+    assert execution.error is None
+
+
+async def test_variables_of_the_sandbox_reach_every_context(server: RunningServer) -> None:
+    envs = {"GREETING": "hello 'you'"}
+    async with await AsyncSandbox.create(timeout=120, envs=envs, **server.options) as sandbox:
+        code = "import os; os.environ['GREETING']"
+        assert (await sandbox.run_code(code)).text == "hello 'you'"
+        context = await sandbox.create_code_context()
+        assert (await sandbox.run_code(code, context=context)).text == "hello 'you'"
+        given = await sandbox.run_code(code, envs={"GREETING": "other"})
+        assert given.text == "other"
+        assert (await sandbox.run_code(code)).text == "hello 'you'"
+
+
+async def test_a_closed_port_tells_the_traffic_token_is_wanted(server: RunningServer) -> None:
+    sandbox = await AsyncSandbox.create(
+        timeout=120, network={"allow_public_traffic": False}, **server.options
+    )
+    try:
+        assert (await sandbox.run_code("6 * 7")).text == "42"
+    finally:
+        await sandbox.kill()
