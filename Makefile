@@ -9,6 +9,7 @@ setup:  ## Install what the machine lacks
 	@scripts/setup
 
 test: setup  ## All checks and all tests
+	@scripts/setup-tests
 	@scripts/check
 	@.venv/bin/python -u -m atoll.templates
 	@.venv/bin/pytest $(ARGS)

@@ -170,4 +170,7 @@ async def test_usage_follows_what_happens(box: Box) -> None:
     assert during.processes > before.processes
     assert during.cpu_seconds > before.cpu_seconds
     await box.check("head -c 40M /dev/zero > /home/user/cached")
-    assert (await box.driver.usage(box.instance)).cache_bytes > before.cache_bytes + (30 << 20)
+    after = await box.driver.usage(box.instance)
+    assert after.cache_bytes > before.cache_bytes + (30 << 20)
+    assert after.disk_used_bytes > before.disk_used_bytes + (39 << 20)
+    assert after.disk_total_bytes == int(await box.check("df --output=size -B1 / | tail -1"))

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from atoll.isolation.driver import Egress, Resources
-from atoll.sandboxes.model import Sandbox
+from atoll.sandboxes.model import Idempotency, Sandbox
 from atoll.store.sandboxes import SandboxRow
 from atoll.templates.model import Template
+from atoll.volumes.model import NamedMount
 
 
 def _dump_template(template: Template) -> dict[str, Any]:
@@ -66,8 +67,17 @@ def dump_sandbox(sandbox: Sandbox) -> SandboxRow:
                 "deny": list(sandbox.egress.deny),
             },
             "internet_access": sandbox.internet_access,
+            "idempotency": asdict(sandbox.idempotency) if sandbox.idempotency else None,
+            "volumes": [asdict(each) for each in sandbox.volumes],
         },
     )
+
+
+def strip_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What is left of a record when its sandbox has ended: no token, no variable."""
+    names = ("template_id", "names", "build_id", "resources")
+    template = {name: record["template"][name] for name in names}
+    return {"template": template, "metadata": record["metadata"]}
 
 
 def restore_sandbox(sandbox: Sandbox, row: SandboxRow) -> None:
@@ -85,6 +95,9 @@ def restore_sandbox(sandbox: Sandbox, row: SandboxRow) -> None:
     egress = record["egress"]
     sandbox.egress = Egress(egress["internet"], tuple(egress["allow"]), tuple(egress["deny"]))
     sandbox.internet_access = record["internet_access"]
+    if (idempotency := record.get("idempotency")) is not None:
+        sandbox.idempotency = Idempotency(**idempotency)
+    sandbox.volumes = tuple(NamedMount(**each) for each in record.get("volumes", ()))
 
 
 def _parse_time(seconds: float | None) -> datetime | None:

@@ -103,8 +103,7 @@ def test_snake_case_and_unknown_fields(client: httpx.Client) -> None:
     response = client.post(
         "/filesystem.Filesystem/CreateWatcher", json={"path": "/", "include_entry": True}
     )
-    assert response.status_code == 501
-    assert response.json()["code"] == "unimplemented"
+    assert response.json()["watcherId"].startswith("w")
 
 
 def test_unary_json_forms(client: httpx.Client) -> None:

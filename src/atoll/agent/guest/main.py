@@ -7,7 +7,7 @@ import gc
 import os
 import sys
 
-from . import files, programs, transfers
+from . import composing, files, programs, transfers, watches
 from .agent import Agent
 from .connection import Connection
 from .loop import READ, Loop
@@ -55,9 +55,10 @@ def main(arguments: list[str]) -> None:
             "mkdir": files.make_directory,
             "move": files.move,
             "remove": files.remove,
-            "disk": files.measure_disk,
             "read": transfers.read_file,
             "write": transfers.write_file,
+            "compose": composing.compose,
+            "watch": watches.watch_directory,
         }
     )
     _handle_signals(agent)
