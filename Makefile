@@ -9,8 +9,9 @@ setup:  ## Install what the machine lacks
 	@scripts/setup
 
 test: setup  ## All checks and all tests
+	@scripts/setup-tests
 	@scripts/check
-	@.venv/bin/python -u -m atoll.templates
+	@.venv/bin/atoll template build
 	@.venv/bin/pytest $(ARGS)
 
 check: setup  ## Lint, types and unit tests: under a minute

@@ -8,14 +8,20 @@ from pathlib import Path
 from bench.commands import measure_commands
 from bench.creates import measure_creates
 from bench.files import measure_files
+from bench.gateway import measure_gateway
 from bench.memory import measure_memory
 from bench.table import print_rows
+from bench.terminals import measure_terminals
+from bench.watching import measure_watching
 
 _GROUPS = {
     "creates": measure_creates,
     "commands": measure_commands,
     "files": measure_files,
+    "gateway": measure_gateway,
+    "watching": measure_watching,
     "memory": measure_memory,
+    "terminals": measure_terminals,
 }
 
 

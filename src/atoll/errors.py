@@ -2,19 +2,23 @@
 
     AtollError
     ├── InvalidInput          the request is malformed or asks for something impossible
-    │   └── TooLarge          the request is bigger than the server takes
+    │   ├── TooLarge          the request is bigger than the server takes
+    │   └── RequestMismatch   the idempotency key was used for another request
     ├── Unauthenticated       no key or token, or a wrong one
     ├── Forbidden             the key or token is good, but not for this
     ├── NotFound
     │   ├── SandboxNotFound   also for another team's sandbox: both answer alike
     │   ├── TemplateNotFound
     │   ├── ProcessNotFound
-    │   └── PathNotFound
+    │   ├── PathNotFound
+    │   └── WatcherNotFound
     ├── Conflict              the thing is in a state that excludes the request
     │   └── PathExists
     ├── Exhausted             a limit of the sandbox or the server was reached
     │   ├── NoSpace           the sandbox's disk is full
+    │   ├── RateLimited       too many requests in too short a time; `retry_after` says how long
     │   └── Overloaded        the server can take no more now; trying later is right
+    ├── EventsLost            a watch could not keep up with what happened
     ├── SandboxGone           the sandbox ended while (or before) it was being used
     ├── PortClosed            nothing listens on that port in the sandbox
     ├── AgentFailed           the agent in the sandbox broke its protocol or refused
@@ -46,6 +50,10 @@ class InvalidInput(AtollError):
 
 class TooLarge(InvalidInput):
     """The request is bigger than the server takes."""
+
+
+class RequestMismatch(InvalidInput):
+    """The idempotency key was used for another request before."""
 
 
 class Unauthenticated(AtollError):
@@ -84,6 +92,13 @@ class PathNotFound(NotFound):
     """No such file or directory in the sandbox."""
 
 
+class WatcherNotFound(NotFound):
+    """No such watcher in the sandbox, or not any more."""
+
+    def __init__(self, watcher_id: str) -> None:
+        super().__init__(f"watcher with id {watcher_id} not found")
+
+
 class Conflict(AtollError):
     """The thing is in a state that excludes the request."""
 
@@ -100,8 +115,20 @@ class NoSpace(Exhausted):
     """The sandbox's disk is full."""
 
 
+class RateLimited(Exhausted):
+    """Too many requests in too short a time."""
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message, remedy=f"try again in {retry_after} s")
+        self.retry_after = retry_after
+
+
 class Overloaded(Exhausted):
     """The server can take no more now; trying later is right."""
+
+
+class EventsLost(AtollError):
+    """A watch could not keep up with what happened in its directory."""
 
 
 class SandboxGone(AtollError):

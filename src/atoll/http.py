@@ -6,9 +6,17 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from typing import cast
 
 import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from atoll.doors.answers import answer_json
+
+_LAST_WORDS_SECONDS = 1
+_BREAK_SECONDS = 5
+_STOPPING = {"code": 503, "message": "the server is stopping; try again when it is back"}
 
 MAX_HEAD = 64 << 10
 """Bytes that the request line and the headers may have together."""
@@ -46,10 +54,40 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.transport.close()
 
 
+class Orderly:
+    """Answers what the server has to break off when it ends.
+
+    uvicorn cancels the requests that are not done by then. Those that have no answer yet get 503,
+    so that the client tries again; those that have the beginning of one are dropped.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except asyncio.CancelledError:
+            if begun:
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_WORDS_SECONDS):
+                    await answer_json(scope, send, 503, _STOPPING, [(b"retry-after", b"1")])
+
+
 class HttpServer(uvicorn.Server):
     """uvicorn's server; `accepting` is set as soon as it takes connections."""
 
     def __init__(self, config: uvicorn.Config) -> None:
+        config.app = Orderly(cast(ASGIApp, config.app))
         super().__init__(config)
         self.accepting = asyncio.Event()
 
@@ -57,6 +95,12 @@ class HttpServer(uvicorn.Server):
         """Say when connections are taken."""
         await super().startup(sockets)
         self.accepting.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End, and see to it that requests which had to be broken off are through with it."""
+        await super().shutdown(sockets)
+        if self.server_state.tasks:
+            await asyncio.wait(list(self.server_state.tasks), timeout=_BREAK_SECONDS)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
 import resource
+import secrets
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -19,38 +20,47 @@ import uvicorn
 from starlette.applications import Starlette
 
 from atoll.agent.runtime import build_runtime
+from atoll.certificates import LocalAuthority
 from atoll.doors.e2b.control import build_control_plane
+from atoll.doors.e2b.courier import Courier
 from atoll.doors.e2b.credentials import Credentials
+from atoll.doors.e2b.destinations import Destinations
+from atoll.doors.e2b.events import EventRoutes
+from atoll.doors.e2b.keys import KeyRoutes
+from atoll.doors.e2b.logs import LogRoutes
+from atoll.doors.e2b.metrics import MetricRoutes
 from atoll.doors.e2b.sandboxes import SandboxRoutes
+from atoll.doors.e2b.tokens import TokenRoutes
+from atoll.doors.e2b.volumecontent import VolumeContentRoutes
+from atoll.doors.e2b.volumes import VolumeRoutes
+from atoll.doors.e2b.webhooks import WebhookRoutes
 from atoll.doors.gateway import build_gateway
+from atoll.doors.limits import Limits
 from atoll.errors import ConfigurationError, HostError
 from atoll.http import BoundedProtocol, HttpServer
+from atoll.isolation.driver import Driver
 from atoll.isolation.oci import OciDriver
+from atoll.running import LOCAL_KEY_FILE, SERVER_FILE, RunningServer, read_start_time
+from atoll.sandboxes.history import History
 from atoll.sandboxes.service import SandboxService
 from atoll.settings import Settings
+from atoll.store.accounts import Accounts
 from atoll.store.database import Database
-from atoll.store.keys import DEFAULT_TEAM, KeyStore
 from atoll.store.sandboxes import SandboxStore
+from atoll.store.teams import DEFAULT_TEAM
+from atoll.store.volumes import VolumeStore
 from atoll.templates.catalog import TemplateCatalog
+from atoll.tls import Certificate, NegotiatedProtocol
+from atoll.volumes.service import VolumeService
+from atoll.volumes.tokens import VolumeTokens
 
 log = structlog.get_logger(__name__)
 
-LOCAL_KEY_FILE = "local.key"
 LOCAL_KEY_NAME = "local"
+VOLUME_KEY_FILE = "volumes.key"
 _LOCK_FILE = "server.lock"
-_SERVER_FILE = "server.json"
 _GRACE_SECONDS = 2
 _BACKLOG = 2048
-
-
-@dataclass(frozen=True, slots=True)
-class RunningServer:
-    """What a running server says of itself to programs on the same machine."""
-
-    pid: int
-    url: str
-    domain: str
-    api_key: str
 
 
 @contextlib.contextmanager
@@ -77,24 +87,7 @@ def lock_data_dir(data_dir: Path) -> Iterator[None]:
         yield
 
 
-def find_server(data_dir: Path) -> RunningServer | None:
-    """Return the server that runs on this data directory and is ready, or None."""
-    try:
-        said = json.loads((data_dir / _SERVER_FILE).read_text())
-        if said.pop("started") != _read_start_time(said["pid"]):
-            return None  # the number is another process's by now
-        api_key = (data_dir / LOCAL_KEY_FILE).read_text().strip()
-    except (OSError, ValueError):
-        return None
-    return RunningServer(**said, api_key=api_key)
-
-
-def _read_start_time(pid: int) -> str:
-    # Field 22 of stat; the name before it may hold spaces and brackets.
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-
-
-def ensure_local_key(keys: KeyStore, data_dir: Path) -> str:
+async def ensure_local_key(accounts: Accounts, data_dir: Path) -> str:
     """Return the key for the owner of this machine, making it on the first start.
 
     It is kept in the data directory, readable for the owner alone, so that `atoll env` can print
@@ -103,16 +96,21 @@ def ensure_local_key(keys: KeyStore, data_dir: Path) -> str:
     path = data_dir / LOCAL_KEY_FILE
     if path.exists():
         key = path.read_text().strip()
-        if keys.is_valid(key):
+        if await accounts.keys.is_valid(key):
             return key
         path.unlink()
-    for old in keys.list():
-        if old.name == LOCAL_KEY_NAME and old.team == DEFAULT_TEAM:
-            keys.revoke(old.key_id)
-    key = keys.create(name=LOCAL_KEY_NAME)
-    with open(path, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-        file.write(key + "\n")
+    team_id = await accounts.teams.ensure(DEFAULT_TEAM)
+    for old in await accounts.keys.list(team_id):
+        if old.name == LOCAL_KEY_NAME:
+            await accounts.keys.revoke(old.key_id)
+    _, key = await accounts.keys.create(team_id, LOCAL_KEY_NAME)
+    _write_secret(path, key)
     return key
+
+
+def _write_secret(path: Path, secret: str) -> None:
+    with open(path, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write(secret + "\n")
 
 
 def build_driver(settings: Settings) -> OciDriver:
@@ -128,10 +126,65 @@ def build_driver(settings: Settings) -> OciDriver:
     )
 
 
-def build_control(service: SandboxService, keys: KeyStore, *, domain: str) -> Starlette:
+def build_limits(settings: Settings) -> Limits:
+    """Build the limits that the settings ask for."""
+    return Limits.per_minute(
+        requests=settings.max_requests_per_minute,
+        creates=settings.max_creates_per_minute,
+        failures=settings.max_failed_keys_per_minute,
+    )
+
+
+def build_history(settings: Settings, database: Database) -> History:
+    """Build what remembers, for as long as the settings ask."""
+    return History(
+        database,
+        interval=settings.metrics_interval,
+        hours=settings.history_hours,
+        event_days=settings.event_days,
+        ended_days=settings.ended_days,
+    )
+
+
+def build_volumes(settings: Settings, driver: Driver, database: Database) -> VolumeService:
+    """Build what keeps volumes. The key of their tokens is made on the first start."""
+    path = settings.data_dir / VOLUME_KEY_FILE
+    if not path.exists():
+        _write_secret(path, secrets.token_hex(32))
+    return VolumeService(
+        driver=driver,
+        store=VolumeStore(database),
+        tokens=VolumeTokens(path.read_text().strip()),
+        data_dir=settings.data_dir,
+        size_mb=settings.volume_size_mb,
+        max_volumes=settings.max_volumes,
+        min_free_disk_mb=settings.min_free_disk_mb,
+    )
+
+
+def build_control(
+    service: SandboxService,
+    accounts: Accounts,
+    history: History,
+    destinations: Destinations,
+    *,
+    volumes: VolumeService,
+    limits: Limits,
+    domain: str,
+) -> Starlette:
     """Build the control plane of all the nouns there are."""
-    credentials = Credentials(keys)
-    return build_control_plane(SandboxRoutes(service, credentials, domain=domain))
+    credentials = Credentials(accounts, limits)
+    return build_control_plane(
+        MetricRoutes(history, credentials),
+        LogRoutes(history, credentials),
+        EventRoutes(history, credentials),
+        WebhookRoutes(history, credentials, destinations),
+        SandboxRoutes(service, credentials, domain=domain),
+        KeyRoutes(accounts, credentials),
+        TokenRoutes(accounts, credentials),
+        VolumeRoutes(volumes, credentials, domain=domain),
+        VolumeContentRoutes(volumes, limits),
+    )
 
 
 def _raise_file_limit() -> None:
@@ -180,35 +233,61 @@ class Server:
     ) -> None:
         settings = self._settings
         async with contextlib.AsyncExitStack() as parts:
+            certificate = self._read_certificate()
+            if certificate is not None:
+                following = asyncio.create_task(certificate.follow())
+                parts.callback(following.cancel)
             listener = parts.enter_context(self._bind())
             database = Database(settings.database)
             parts.callback(database.close)
-            keys = KeyStore(database)
-            api_key = ensure_local_key(keys, settings.data_dir)
+            accounts = Accounts(database)
+            api_key = await ensure_local_key(accounts, settings.data_dir)
             templates = TemplateCatalog(settings.templates)
             authorities = [Path(each) for each in settings.authorities]
             await templates.ensure_base(progress=progress, authorities=authorities)
+            history = build_history(settings, database)
+            parts.push_async_callback(history.stop)
             driver = build_driver(settings)
             parts.push_async_callback(driver.purge if stop_sandboxes else driver.stop)
             await driver.start()
+            volumes = build_volumes(settings, driver, database)
+            parts.push_async_callback(volumes.stop)
             service = SandboxService(
                 driver=driver,
+                volumes=volumes,
                 store=SandboxStore(database),
+                lifecycle=history.lifecycle,
                 templates=templates,
                 data_dir=settings.data_dir,
                 pool_size=settings.pool_size,
                 warm=settings.warm,
                 max_sandboxes=settings.max_sandboxes,
+                max_team_sandboxes=settings.max_team_sandboxes,
                 max_timeout=settings.max_timeout,
                 min_free_disk_mb=settings.min_free_disk_mb,
             )
             parts.push_async_callback(service.stop, end_sandboxes=stop_sandboxes)
             await service.start()
+            history.start(service.all_live)
+            destinations = Destinations(settings.webhook_allow)
+            retry_seconds = settings.webhook_retry_seconds
+            courier = Courier(history, destinations, retry_seconds=retry_seconds)
+            parts.push_async_callback(courier.stop)
+            courier.start()
             if settings.template_dir is None:
                 # What other servers stand on in a directory that is shared, we can't know.
                 await templates.prune(in_use=service.layers_in_use())
             self._up = True
-            await self._serve(listener, service, keys, api_key, ready)
+            control = build_control(
+                service,
+                accounts,
+                history,
+                destinations,
+                volumes=volumes,
+                limits=build_limits(settings),
+                domain=settings.domain,
+            )
+            await self._serve(listener, certificate, service, control, api_key, ready)
 
     def stop(self) -> None:
         """Ask the server to end."""
@@ -217,18 +296,19 @@ class Server:
     async def _serve(
         self,
         listener: socket.socket,
+        certificate: Certificate | None,
         service: SandboxService,
-        keys: KeyStore,
+        control: Starlette,
         api_key: str,
         ready: Callable[[RunningServer], None],
     ) -> None:
         settings = self._settings
-        control = build_control(service, keys, domain=settings.domain)
         gateway = build_gateway(service, control=control, domain=settings.domain)
         http = HttpServer(
             uvicorn.Config(
                 gateway,
-                http=BoundedProtocol,
+                http=BoundedProtocol if certificate is None else NegotiatedProtocol,
+                ssl_context_factory=None if certificate is None else lambda *_: certificate.context,
                 ws="websockets-sansio",
                 ws_max_size=64 << 20,
                 lifespan="off",
@@ -243,13 +323,15 @@ class Server:
             )
         )
         serving = asyncio.create_task(http.serve(sockets=[listener]))
-        said = RunningServer(os.getpid(), settings.url, settings.domain, api_key)
-        path = settings.data_dir / _SERVER_FILE
+        trust = LocalAuthority(settings.data_dir).find_trust(settings.tls_cert)
+        said = RunningServer(os.getpid(), settings.url, settings.domain, api_key, trust)
+        path = settings.data_dir / SERVER_FILE
         try:
             await http.accepting.wait()
-            public = {"pid": said.pid, "url": said.url, "domain": said.domain}
+            public = dataclasses.asdict(said)
+            del public["api_key"]
             aside = path.with_suffix(".new")
-            aside.write_text(json.dumps({**public, "started": _read_start_time(said.pid)}))
+            aside.write_text(json.dumps({**public, "started": read_start_time(said.pid)}))
             aside.rename(path)
             ready(said)
             waiting = asyncio.create_task(self._stopping.wait())
@@ -260,6 +342,15 @@ class Server:
             http.should_exit = True
             await serving
             await gateway.close()
+
+    def _read_certificate(self) -> Certificate | None:
+        cert, key = self._settings.tls_cert, self._settings.tls_key
+        if cert is None and key is not None:
+            raise ConfigurationError(
+                "a key for TLS without its certificate",
+                remedy="name the certificate with --tls-cert (ATOLL_TLS_CERT), too",
+            )
+        return Certificate(cert, key) if cert is not None else None
 
     def _bind(self) -> socket.socket:
         settings = self._settings

@@ -7,7 +7,9 @@ that page complete.
 
 from __future__ import annotations
 
+import difflib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,9 +23,12 @@ from pydantic_settings import (
 )
 
 from atoll.errors import ConfigurationError
+from atoll.running import DEFAULT_DATA_DIR, locate_data_dir
 
-DEFAULT_DATA_DIR = Path("/var/lib/atoll")
 CONFIG_FILE = "atoll.toml"
+LOCAL_DOMAIN = "localhost"
+LOCAL_TLS_DOMAIN = "sandbox.localhost"
+"""OpenSSL takes no wildcard right below a top-level name: `*.localhost` would match nothing."""
 
 CommaList = Annotated[tuple[str, ...], NoDecode]
 
@@ -39,7 +44,14 @@ class Settings(BaseSettings):
     domain: str = Field(
         "",
         description="Base of the host names of sandboxes (`{port}-{id}.{domain}`), with a port "
-        "when it is not the scheme's own. Default: `localhost:<port>`.",
+        "when it is not the scheme's own. Default: `localhost:<port>`, with TLS "
+        "`sandbox.localhost:<port>`.",
+    )
+    tls_cert: Path | None = Field(
+        None, description="Certificate chain (PEM) with which the port speaks TLS."
+    )
+    tls_key: Path | None = Field(
+        None, description="Its private key (PEM). Default: it is in the certificate's file."
     )
     template_dir: Path | None = Field(
         None, description="Where built templates are kept. Default: `<data_dir>/templates`."
@@ -58,11 +70,23 @@ class Settings(BaseSettings):
     max_sandboxes: int = Field(
         1000, ge=1, description="Live sandboxes at most, over all teams, the pool left out."
     )
+    max_team_sandboxes: int = Field(
+        0, ge=0, description="Live sandboxes at most of each team; 0 is no limit of its own."
+    )
     max_timeout: int = Field(
         86400, ge=1, description="The longest time to live that a client may ask for, in seconds."
     )
     max_concurrent_creates: int = Field(
         4, ge=1, le=64, description="Sandboxes that are booted at the same time, at most."
+    )
+    max_requests_per_minute: int = Field(
+        0, ge=0, description="Requests to the control plane of each key, at most; 0 is no limit."
+    )
+    max_creates_per_minute: int = Field(
+        0, ge=0, description="Sandboxes made with each key, at most; 0 is no limit."
+    )
+    max_failed_keys_per_minute: int = Field(
+        120, ge=0, description="Unknown keys tried from one address, at most; 0 is no limit."
     )
     network: str = Field(
         "", description="IPv4 block of the sandboxes, e.g. `100.64.16.0/20`. Default: a free one."
@@ -83,18 +107,43 @@ class Settings(BaseSettings):
     min_free_disk_mb: int = Field(
         1024, ge=0, description="Creates are refused when the data directory has less free, in MiB."
     )
+    metrics_interval: int = Field(
+        5, ge=1, le=300, description="Seconds between two samples of what a sandbox uses."
+    )
+    history_hours: int = Field(
+        24, ge=1, le=720, description="How long metrics and logs of sandboxes are kept."
+    )
+    event_days: int = Field(
+        7, ge=1, le=365, description="How long the events of sandboxes' lives are kept."
+    )
+    ended_days: int = Field(
+        30, ge=1, le=3650, description="How long it is remembered that a sandbox existed."
+    )
+    webhook_allow: CommaList = Field(
+        (),
+        description="Networks that webhooks may lead to although private (CIDR, commas).",
+    )
+    webhook_retry_seconds: int = Field(
+        10, ge=1, le=3600, description="How long after a failure a webhook is tried again."
+    )
+    volume_size_mb: int = Field(
+        10240, ge=32, description="The size of each volume, in MiB; it takes up what is written."
+    )
+    max_volumes: int = Field(100, ge=0, description="Volumes of each team, at most.")
     log_format: str = Field(
         "text", pattern="^(text|json)$", description="`text` for people, `json` for machines."
     )
 
-    @field_validator("warm", "dns", "egress_allow", "egress_deny", "authorities", mode="before")
+    @field_validator(
+        "warm", "dns", "egress_allow", "egress_deny", "authorities", "webhook_allow", mode="before"
+    )
     @classmethod
     def _split_commas(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
-    @field_validator("data_dir", "template_dir")
+    @field_validator("data_dir", "template_dir", "tls_cert", "tls_key")
     @classmethod
     def _make_absolute(cls, value: Path | None) -> Path | None:
         return value.absolute() if value is not None else None
@@ -103,7 +152,8 @@ class Settings(BaseSettings):
     @classmethod
     def _fill_defaults(cls, values: Any) -> Any:
         if isinstance(values, dict) and not values.get("domain"):
-            values["domain"] = f"localhost:{values.get('port', 3000)}"
+            name = LOCAL_TLS_DOMAIN if values.get("tls_cert") else LOCAL_DOMAIN
+            values["domain"] = f"{name}:{values.get('port', 3000)}"
         return values
 
     @classmethod
@@ -117,9 +167,7 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags first, then the environment, then the file in the data directory."""
         flags = init_settings()
-        data_dir = Path(
-            flags.get("data_dir") or os.environ.get("ATOLL_DATA_DIR") or DEFAULT_DATA_DIR
-        )
+        data_dir = locate_data_dir(flags.get("data_dir"))
         toml = TomlConfigSettingsSource(settings_cls, toml_file=data_dir / CONFIG_FILE)
         return init_settings, env_settings, toml
 
@@ -135,10 +183,22 @@ class Settings(BaseSettings):
 
     @property
     def url(self) -> str:
-        """The address for clients on this machine."""
+        """The address for clients on this machine: with TLS, a name that the certificate has."""
+        if self.tls_cert is not None:
+            return f"https://api.{self.domain}"
         # An address that means all of them is no place to connect to.
         host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+
+def _check_names(environ: Mapping[str, str]) -> None:
+    """Refuse a variable that is nearly a setting: a slip of the pen must not go unnoticed."""
+    prefix = "ATOLL_"
+    known = [prefix + name.upper() for name in Settings.model_fields]
+    for name in environ:
+        if name.upper().startswith(prefix) and name.upper() not in known:
+            for near in difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.8):
+                raise ConfigurationError(f"{name} is not a setting", remedy=f"did you mean {near}?")
 
 
 def load_settings(**flags: Any) -> Settings:
@@ -146,6 +206,7 @@ def load_settings(**flags: Any) -> Settings:
 
     Raises `ConfigurationError` that names the variable and what is wrong with it.
     """
+    _check_names(os.environ)
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:

@@ -58,7 +58,7 @@ async def make_box(driver: Driver, template: Template) -> AsyncIterator[MakeBox]
     made: list[Box] = []
 
     async def make(on: Driver = driver, **options: Any) -> Box:
-        spec = SandboxSpec(new_id(), template.layers, **options)
+        spec = SandboxSpec(new_id(), **{"layers": template.layers, **options})
         box = Box(on, await on.create(spec), template.envs)
         made.append(box)
         return box

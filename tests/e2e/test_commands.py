@@ -177,3 +177,25 @@ async def test_the_async_sdk(server: RunningServer) -> None:
         assert await sandbox.files.read("a.txt") == "text"
     finally:
         assert await sandbox.kill()
+
+
+def test_stdin_through_the_handle(sandbox: Sandbox) -> None:
+    handle = sandbox.commands.run("cat", background=True, stdin=True)
+    handle.send_stdin("typed")
+    handle.close_stdin()
+    assert handle.wait().stdout == "typed"
+
+
+def test_kill_through_the_handle(sandbox: Sandbox) -> None:
+    handle = sandbox.commands.run("sleep 100", background=True)
+    assert handle.kill() is True
+    with pytest.raises(CommandExitException):
+        handle.wait()
+    assert handle.kill() is False
+
+
+def test_streamed_input_keeps_its_order(sandbox: Sandbox) -> None:
+    handle = sandbox.commands.run("cat", background=True, stdin=True)
+    sandbox.commands.stream_input(handle.pid, (f"{n}\n" for n in range(200)))
+    handle.close_stdin()
+    assert handle.wait().stdout == "".join(f"{n}\n" for n in range(200))

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -15,31 +16,7 @@ from e2b.exceptions import TimeoutException
 
 from tests.server import RunningServer
 
-_ECHO = r"""
-import asyncio, base64, hashlib, sys
-async def serve(reader, writer):
-    head = await reader.readuntil(b"\r\n\r\n")
-    key = [l for l in head.split(b"\r\n") if l.lower().startswith(b"sec-websocket-key:")][0]
-    key = key.split(b":", 1)[1].strip() + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-    accept = base64.b64encode(hashlib.sha1(key).digest())
-    writer.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
-                 b"Connection: Upgrade\r\nSec-WebSocket-Accept: " + accept + b"\r\n\r\n")
-    while True:
-        first, second = await reader.readexactly(2)
-        size = second & 127
-        if size == 126:
-            size = int.from_bytes(await reader.readexactly(2), "big")
-        mask = await reader.readexactly(4)
-        data = bytes(b ^ mask[i % 4] for i, b in enumerate(await reader.readexactly(size)))
-        if first & 15 == 8:
-            return writer.close()
-        length = bytes([size]) if size < 126 else bytes([126]) + size.to_bytes(2, "big")
-        writer.write(bytes([first]) + length + data)
-async def main():
-    async with await asyncio.start_server(serve, "127.0.0.1", 9001) as server:
-        await server.serve_forever()
-asyncio.run(main())
-"""
+ECHO = (Path(__file__).parent / "echo.py").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +25,10 @@ def serving(server: RunningServer) -> Iterator[Sandbox]:
     sandbox = Sandbox.create(timeout=300, **server.options)
     sandbox.files.write("www/index.html", "it works")
     sandbox.files.write("www/page.txt", "a page")
-    sandbox.files.write("echo.py", _ECHO)
+    sandbox.files.write("echo.py", ECHO)
     serve = "cd www && exec python3 -m http.server 8000 --bind 127.0.0.1"
     sandbox.commands.run(serve, background=True)
-    sandbox.commands.run("exec python3 echo.py", background=True)
+    sandbox.commands.run("exec python3 echo.py 9001", background=True)
     wait = "until ss -Hltn 'sport = :8000' | grep -q . && ss -Hltn 'sport = :9001' | grep -q .; "
     sandbox.commands.run(wait + "do sleep 0.1; done", timeout=20)
     yield sandbox
@@ -113,8 +90,8 @@ async def test_websocket(server: RunningServer, serving: Sandbox) -> None:
 
 async def test_a_killed_sandbox_drops_its_websocket(server: RunningServer) -> None:
     sandbox = await asyncio.to_thread(lambda: Sandbox.create(**server.options))
-    await asyncio.to_thread(sandbox.files.write, "echo.py", _ECHO)
-    await asyncio.to_thread(lambda: sandbox.commands.run("python3 echo.py", background=True))
+    await asyncio.to_thread(sandbox.files.write, "echo.py", ECHO)
+    await asyncio.to_thread(lambda: sandbox.commands.run("python3 echo.py 9001", background=True))
     url = f"ws://{sandbox.get_host(9001)}/"
     for _ in range(100):
         try:
@@ -192,3 +169,80 @@ def test_private_traffic_wants_its_token(server: RunningServer) -> None:
         assert httpx.get(server.url, headers=headers).status_code == 403
         token = {"E2B-Traffic-Access-Token": str(sandbox.traffic_access_token)}
         assert httpx.get(server.url, headers={**headers, **token}).status_code == 200
+
+
+def test_private_traffic_leaves_the_agents_api_alone(server: RunningServer) -> None:
+    with Sandbox.create(network={"allow_public_traffic": False}, **server.options) as sandbox:
+        assert sandbox.commands.run("echo yes").stdout == "yes\n"
+        url = f"http://{sandbox.get_host(49983)}/health"
+        assert httpx.get(url).status_code == 204
+        assert httpx.get(f"http://{sandbox.get_host(8000)}/").status_code == 403
+
+
+def test_masked_host(server: RunningServer) -> None:
+    host = "inside.example:${PORT}"
+    with Sandbox.create(network={"mask_request_host": host}, **server.options) as sandbox:
+        program = (
+            "import http.server\n"
+            "class H(http.server.BaseHTTPRequestHandler):\n"
+            "    def do_GET(self):\n"
+            "        self.send_response(200); self.end_headers()\n"
+            "        self.wfile.write(self.headers['Host'].encode())\n"
+            "http.server.HTTPServer(('127.0.0.1', 8000), H).serve_forever()\n"
+        )
+        sandbox.files.write("host.py", program)
+        sandbox.commands.run("python3 host.py", background=True)
+        sandbox.commands.run("until ss -Hltn 'sport = :8000' | grep -q .; do sleep 0.1; done")
+        assert httpx.get(f"http://{sandbox.get_host(8000)}/").text == "inside.example:8000"
+
+
+def test_a_host_name_without_port(server: RunningServer, sandbox: Sandbox) -> None:
+    for label in (f"http-{sandbox.sandbox_id}", sandbox.sandbox_id):
+        answer = httpx.get(f"http://{label}.localhost:{server.port}/")
+        assert answer.status_code == 400
+        assert "write {port}-{id}.localhost" in answer.json()["message"]
+
+
+# -- signed URLs -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["signature", "host name", "headers", "path"])
+@pytest.mark.parametrize("seconds", [None, 60])
+def test_signed_urls(
+    server: RunningServer, sandbox: Sandbox, way: str, seconds: int | None
+) -> None:
+    def locate(url: str) -> tuple[str, dict[str, str]]:
+        query = url.partition("?")[2]
+        if way == "host name":
+            return f"http://{sandbox.get_host(49983)}/files?{query}", {}
+        if way == "path":
+            base = f"{server.url}/sandboxes/{sandbox.sandbox_id}/ports/49983"
+            return f"{base}/files?{query}", {}
+        if way == "headers":
+            return url, by_headers(sandbox, 49983)
+        assert url.startswith(f"{server.url}/files?")
+        return url, {}
+
+    url, headers = locate(sandbox.upload_url("a b", use_signature_expiration=seconds))
+    posted = httpx.post(url, files={"file": b"content"}, headers=headers)
+    assert posted.json() == [{"name": "a b", "type": "file", "path": "/home/user/a b"}]
+    url, headers = locate(sandbox.download_url("a b", use_signature_expiration=seconds))
+    assert httpx.get(url, headers=headers).text == "content"
+    tampered = httpx.get(url.replace("a+b", "other").replace("a%20b", "other"), headers=headers)
+    assert (tampered.status_code, tampered.json()["message"]) == (401, "invalid signature")
+
+
+def test_an_expired_signature(server: RunningServer, sandbox: Sandbox) -> None:
+    url = sandbox.download_url("/etc/hostname", use_signature_expiration=-10)
+    for headers in ({}, by_headers(sandbox, 49983)):
+        answer = httpx.get(url, headers=headers)
+        assert answer.status_code == 401
+        assert answer.content == b'{"code":401,"message":"signature is already expired"}'
+
+
+def test_a_signature_ends_with_its_sandbox(server: RunningServer) -> None:
+    with Sandbox.create(**server.options) as sandbox:
+        url = sandbox.download_url("/etc/hostname")
+        assert httpx.get(url).status_code == 200
+    answer = httpx.get(url)
+    assert (answer.status_code, answer.json()["message"]) == (401, "invalid signature")

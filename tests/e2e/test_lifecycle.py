@@ -177,6 +177,10 @@ def test_list_filters_order_and_pages(server: RunningServer, api: httpx.Client) 
     "params",
     [
         {"limit": "0"},
+        {"limit": "101"},
+        {"limit": "-1"},
+        {"limit": "1_0"},
+        {"limit": ""},
         {"limit": "x"},
         {"order": "up"},
         {"state": "gone"},

@@ -60,10 +60,14 @@ def test_box(sandbox: Sandbox) -> None:
 
 
 def test_several_axes_are_a_superchart(sandbox: Sandbox) -> None:
-    chart = sandbox.run_code(
-        "import matplotlib.pyplot as plt; plt.close('all')\n"
-        "figure, (left, right) = plt.subplots(1, 2); left.plot([1, 2]); right.bar(['a'], [1])\n"
-        "plt.show()"
-    ).results[0].chart
+    chart = (
+        sandbox.run_code(
+            "import matplotlib.pyplot as plt; plt.close('all')\n"
+            "figure, (left, right) = plt.subplots(1, 2); left.plot([1, 2]); right.bar(['a'], [1])\n"
+            "plt.show()"
+        )
+        .results[0]
+        .chart
+    )
     assert isinstance(chart, SuperChart)
     assert [each.type for each in chart.elements] == [ChartType.LINE, ChartType.BAR]

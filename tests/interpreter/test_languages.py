@@ -52,13 +52,13 @@ def test_java(sandbox: Sandbox) -> None:
         ("javascript", "console.log(Deno.env.get('OWN') ?? '-')"),
         ("bash", "echo ${OWN:--}"),
         ("r", "cat(Sys.getenv('OWN', '-'))"),
-        ("java", "System.out.println(System.getProperty(\"OWN\", \"-\"));"),
+        ("java", 'System.out.println(System.getProperty("OWN", "-"));'),
     ],
 )
 def test_variables_of_a_call_are_gone_afterwards(
     sandbox: Sandbox, language: str, code: str
 ) -> None:
-    value = "it's \"$HOME\" \\ \n two"
+    value = 'it\'s "$HOME" \\ \n two'
     given = sandbox.run_code(code, language=language, envs={"OWN": value})
     assert "".join(given.logs.stdout).rstrip("\n") == value
     after = sandbox.run_code(code, language=language)

@@ -151,3 +151,65 @@ def test_an_index_that_can_not_be_reached(project: Path) -> None:
 def test_a_python_that_is_too_old_or_broken(project: Path) -> None:
     for python in ("/bin/false", "/nonexistent"):
         expect_fix(run_setup(project, {"ATOLL_PYTHON": python}), "Python 3.11 or newer")
+
+
+def run_setup_tests(
+    project: Path, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["/bin/bash", str(project / "scripts/setup-tests")],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **(env or {})},
+        timeout=300,
+    )
+
+
+@pytest.fixture
+def prepared(project: Path) -> Path:
+    """A project that `scripts/setup` is done with, and the lists of the tests' clients."""
+    (project / ".venv").symlink_to(ROOT / ".venv")
+    clients = project / "tests/clients"
+    clients.mkdir(parents=True)
+    for name in ("requirements.lock", "package.json", "package-lock.json"):
+        shutil.copy(ROOT / "tests/clients" / name, clients)
+    return project
+
+
+def test_the_clients_are_there_and_a_second_run_changes_nothing() -> None:
+    first = run_setup_tests(ROOT)
+    assert first.returncode == 0, first.stderr
+    watched = [ROOT / ".venv-clients", ROOT / "tests/clients/node_modules"]
+    before = [path.stat().st_mtime_ns for path in watched]
+    second = run_setup_tests(ROOT)
+    assert second.stdout == "setup-tests: everything is in place\n"
+    assert second.stderr == ""
+    assert [path.stat().st_mtime_ns for path in watched] == before
+    version = subprocess.run([watched[0] / "bin/node", "--version"], capture_output=True, text=True)
+    assert int(version.stdout.lstrip("v").partition(".")[0]) >= 20
+
+
+def test_clients_before_setup(project: Path) -> None:
+    expect_fix(run_setup_tests(project), "run scripts/setup first")
+
+
+def test_clients_without_an_index(prepared: Path) -> None:
+    done = run_setup_tests(prepared, {"UV_DEFAULT_INDEX": f"{NOWHERE}/simple", "UV_OFFLINE": "1"})
+    expect_fix(done, "pip download e2b.*network, proxy")
+    assert not (prepared / ".venv-clients/.setup").exists()
+
+
+def test_npm_packages_that_are_not_what_the_lock_says(prepared: Path) -> None:
+    lock = prepared / "tests/clients/package-lock.json"
+    false, replaced = re.subn(r'("integrity": "sha512-)\w{8}', r"\1AAAAAAAA", lock.read_text())
+    assert replaced > 50
+    lock.write_text(false)
+    expect_fix(run_setup_tests(prepared), "npm view e2b.*network, proxy")
+    assert not (prepared / ".venv-clients/.setup").exists()
+
+
+def test_no_lock_names_where_packages_come_from() -> None:
+    assert '"resolved"' not in (ROOT / "tests/clients/package-lock.json").read_text()
+    for lock in ("requirements.lock", "tests/clients/requirements.lock", "scripts/uv.lock"):
+        assert "://" not in (ROOT / lock).read_text()

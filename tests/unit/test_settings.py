@@ -58,3 +58,29 @@ def test_an_unknown_name_and_a_broken_file(tmp_path: Path) -> None:
     (tmp_path / "atoll.toml").write_text("pool_size = = 1\n")
     with pytest.raises(ConfigurationError):
         load_settings(data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("ATOLL_POOL_SICE", "ATOLL_POOL_SIZE"),
+        ("ATOLL_DATADIR", "ATOLL_DATA_DIR"),
+        ("ATOLL_MAX_SANDBOX", "ATOLL_MAX_SANDBOXES"),
+        ("atoll_prot", "ATOLL_PORT"),
+    ],
+)
+def test_a_slip_of_the_pen_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, meant: str
+) -> None:
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(ConfigurationError, match=name) as caught:
+        load_settings(data_dir=tmp_path)
+    assert caught.value.remedy == f"did you mean {meant}?"
+
+
+def test_other_variables_are_nobodys_business(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ATOLL_PYTHON", "ATOLL_TEST_RUNTIMES", "atoll_port", "ATOLLO_PORT"):
+        monkeypatch.setenv(name, "3001")
+    assert load_settings(data_dir=tmp_path).pool_size == 4

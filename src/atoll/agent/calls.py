@@ -136,7 +136,10 @@ class Calls:
         except BaseException:
             self.discard(channel)
             raise
-        self.release(channel)
+        if request.get("body"):  # The agent waits for it.
+            self.discard(channel)
+        else:
+            self.release(channel)
         raise read_error(message, not_found)
 
     async def gather(

@@ -271,6 +271,10 @@ class Channel(asyncio.Protocol):
         self._write(wire.header(END, 0))
         return complete
 
+    def send_content(self, content: bytes) -> None:
+        """Send a little content, with more to follow."""
+        self._write_content(content)
+
     def _write_content(self, content: bytes | bytearray) -> None:
         if len(content) <= _JOIN:
             if content:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from atoll.agent.calls import TREE_SECONDS, Calls, Dial
@@ -11,11 +12,11 @@ from atoll.agent.channel import Channel
 from atoll.agent.guest.wire import ENTRY_LIMIT, MESSAGE_LIMIT, PROTOCOL
 from atoll.agent.model import (
     AgentInfo,
-    DiskUsage,
     Entry,
     ProcessConfig,
     ProcessInfo,
     PtySize,
+    WatchConfig,
 )
 from atoll.agent.replies import (
     decode_entries,
@@ -28,6 +29,7 @@ from atoll.agent.replies import (
     weigh_process,
 )
 from atoll.agent.streams import FileReader, ProcessStream
+from atoll.agent.watches import Watch, Watchers, WatchStream
 from atoll.errors import AgentFailed, PathNotFound, ProcessNotFound
 
 _PROCESS_LIMIT = 32_768
@@ -45,9 +47,12 @@ class AgentClient:
 
     def __init__(self, dial: Dial) -> None:
         self._calls = Calls(dial)
+        self.watchers = Watchers(self._begin_polled)
+        """The watches whose events wait in the sandbox until somebody asks."""
 
     async def close(self) -> None:
         """Drop all connections; operations under way raise `SandboxGone`. Idempotent."""
+        self.watchers.close()
         await self._calls.close()
 
     # The sandbox -------------------------------------------------------------------------------
@@ -74,15 +79,6 @@ class AgentClient:
         What had the name is replaced; a symlink there is not followed.
         """
         await self._calls.call("configure", {"files": dict(files)})
-
-    async def disk_usage(self) -> DiskUsage:
-        """Measure the root file system."""
-        result = await self._calls.call("disk", {})
-        most = 2**63 - 1
-        return DiskUsage(
-            total_bytes=take_number(result, "total", 0, most),
-            used_bytes=take_number(result, "used", 0, most),
-        )
 
     # Processes ---------------------------------------------------------------------------------
 
@@ -114,15 +110,15 @@ class AgentClient:
         channel, first = await self._calls.open("start", request, "start", ProcessNotFound)
         return self._stream(channel, first)
 
-    async def attach_process(self, selector: int | str) -> ProcessStream:
+    async def attach_process(self, selector: int | str, *, output: bool = True) -> ProcessStream:
         """Receive a process's output: first what was held while nobody did, then what comes.
 
         A process that ended unseen can be attached to for five minutes. `selector` is a pid or a
-        tag. Raises `ProcessNotFound`.
+        tag. Without `output` only the end comes, and other clients notice nothing. Raises
+        `ProcessNotFound`.
         """
-        channel, first = await self._calls.open(
-            "attach", _select(selector), "start", ProcessNotFound
-        )
+        request = {**_select(selector), "output": output}
+        channel, first = await self._calls.open("attach", request, "start", ProcessNotFound)
         return self._stream(channel, first)
 
     def _stream(self, channel: Channel, first: Mapping[str, Any]) -> ProcessStream:
@@ -180,7 +176,10 @@ class AgentClient:
     # Files: paths may be relative to the user's home, which `~` names too ------------------------
 
     async def stat(self, path: str, *, user: str) -> Entry:
-        """Describe a path. Raises `PathNotFound`, `Forbidden`, `Unauthenticated`."""
+        """Describe a path, also one that the user may not see.
+
+        Raises `PathNotFound`, `Unauthenticated`.
+        """
         result = await self._calls.call("stat", {"path": path, "user": user})
         return decode_entry(take_object(result, "entry"))
 
@@ -257,6 +256,34 @@ class AgentClient:
             "write", request, chunks, gather=True, not_found=PathNotFound
         )
         return decode_entry(take_object(result, "entry"))
+
+    async def compose(self, sources: Sequence[str], destination: str, *, user: str) -> Entry:
+        """Join files to one, which takes its place when it is complete; the sources are removed.
+
+        Raises `PathNotFound`, `NoSpace`, `Forbidden`, and `InvalidInput` for what is not a regular
+        file, or is source and destination at once.
+        """
+        request = {"sources": list(sources), "destination": destination, "user": user}
+        result = await self._calls.call("compose", request, timeout=TREE_SECONDS)
+        return decode_entry(take_object(result, "entry"))
+
+    # Watches -----------------------------------------------------------------------------------
+
+    async def watch(self, config: WatchConfig, *, user: str) -> WatchStream:
+        """Follow what happens in a directory from now on.
+
+        Raises `PathNotFound`, `Forbidden`, `InvalidInput` for what is no directory or on a network,
+        `Exhausted` when there are too many watches, or directories to watch.
+        """
+        return WatchStream(await self._begin_watch(config, user, polled=False), self._calls.release)
+
+    async def _begin_polled(self, config: WatchConfig, user: str) -> Watch:
+        return Watch(await self._begin_watch(config, user, polled=True), self._calls.release)
+
+    async def _begin_watch(self, config: WatchConfig, user: str, *, polled: bool) -> Channel:
+        request = {"body": True, "user": user, "polled": polled, **asdict(config)}
+        channel, _ = await self._calls.open("watch", request, "start", PathNotFound)
+        return channel
 
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:

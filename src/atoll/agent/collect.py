@@ -15,7 +15,8 @@ def collect(agent_dir: str, library: str) -> list[str]:
     docstrings. Returns the extension modules among them."""
     sys.path.append(agent_dir)
     guest = __import__("guest.main")
-    for name in ("fcntl", "termios"):  # Loaded late, when a terminal is asked for.
+    # Loaded late: when a terminal is asked for, when a directory is to be watched.
+    for name in ("fcntl", "termios", "guest.watched"):
         __import__(name)
     loaded = {module.__name__: getattr(module, "__file__", None) for module in sys.modules.values()}
     own_name = guest.__name__

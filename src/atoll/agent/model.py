@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 EntryType = Literal["file", "directory", "symlink", "other"]
+EventType = Literal["create", "write", "remove", "rename", "chmod"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +45,27 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class DiskUsage:
-    """Size and use of a sandbox's root file system."""
+class WatchEvent:
+    """Something that happened in a watched directory."""
 
-    total_bytes: int
-    used_bytes: int
+    name: str
+    """Where, as a path from the watched directory; `.` for that itself."""
+    type: EventType
+    """`rename` is said of the old name; the new one gets a `create`."""
+    entry: Entry | None
+    """What is there, if that was asked for and something is."""
+
+
+@dataclass(frozen=True, slots=True)
+class WatchConfig:
+    """What to watch."""
+
+    path: str
+    recursive: bool = False
+    include_entry: bool = False
+    """Whether events describe what is at their path."""
+    allow_network_mounts: bool = False
+    """Whether to watch where another machine may make changes that nobody here hears of."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,15 +6,17 @@ everything that does not fit raises `AgentFailed`.
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-from atoll.agent.model import Entry, ProcessConfig, ProcessEnd, ProcessInfo
+from atoll.agent.model import Entry, ProcessConfig, ProcessEnd, ProcessInfo, WatchEvent
 from atoll.errors import (
     AgentFailed,
     AtollError,
+    EventsLost,
     Exhausted,
     Forbidden,
     InvalidInput,
@@ -31,11 +33,13 @@ _ERRORS: Mapping[str, type[AtollError]] = {
     "permission_denied": Forbidden,
     "resource_exhausted": Exhausted,
     "no_space": NoSpace,
+    "data_loss": EventsLost,
 }
 _MESSAGE_LENGTH = 2048
-_METADATA_ITEMS = 64
-_METADATA_SIZE = 64 * 1024
-"""In characters. A file system has room for 64 KiB of attributes, most for 4 KiB."""
+_METADATA_ITEMS = 2048
+_METADATA_SIZE = 16 * 1024
+"""In characters. What is more is left out: it must not make the file itself untellable. The agent
+sends no more than this, and an upload may bring a quarter."""
 _CONFIG_ITEMS = 32_768
 """Most arguments of a process, and most variables."""
 _CONFIG_SIZE = 4 * 1024 * 1024
@@ -48,6 +52,7 @@ _OBJECT_COST = 384
 """What a description takes in memory besides its texts, in bytes."""
 _ITEM_COST = 64
 """What an item of a dict or a tuple takes besides its texts, in bytes."""
+_EVENT_TYPES = ("create", "write", "remove", "rename", "chmod")
 _ENTRY_TYPES = ("file", "directory", "symlink", "other")
 
 
@@ -142,6 +147,19 @@ def _take_texts(values: Mapping[str, Any], key: str, items: int, size: int) -> d
     return texts
 
 
+def _take_metadata(values: Mapping[str, Any]) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    size = 0
+    found = take_object(values, "metadata")
+    for name in itertools.islice(found, _METADATA_ITEMS):
+        text = take_text(found, name)
+        size += len(name) + len(text)
+        if size > _METADATA_SIZE:
+            break
+        texts[take_text({"name": name}, "name")] = text
+    return texts
+
+
 def _take_optional_text(values: Mapping[str, Any], key: str) -> str | None:
     return None if values.get(key) is None else take_text(values, key)
 
@@ -163,7 +181,7 @@ def decode_entry(values: Mapping[str, Any]) -> Entry:
         modified_ns=take_number(values, "modified_ns", -(2**63), 2**63 - 1),
         symlink_target=_take_optional_text(values, "symlink_target"),
         is_symlink=take_flag(values, "is_symlink"),
-        metadata=_take_texts(values, "metadata", _METADATA_ITEMS, _METADATA_SIZE),
+        metadata=_take_metadata(values),
     )
 
 
@@ -173,6 +191,22 @@ def decode_entries(message: Mapping[str, Any]) -> list[Entry]:
     if not isinstance(batch, list) or not all(isinstance(item, dict) for item in batch):
         raise AgentFailed("the agent sent no valid entries")
     return [decode_entry(item) for item in batch]
+
+
+def decode_events(message: Mapping[str, Any]) -> list[WatchEvent]:
+    """Read one batch of what happened in a directory."""
+    batch = message.get("events")
+    if not isinstance(batch, list) or not all(isinstance(item, dict) for item in batch):
+        raise AgentFailed("the agent sent no valid events")
+    return [_decode_event(item) for item in batch]
+
+
+def _decode_event(values: Mapping[str, Any]) -> WatchEvent:
+    kind = values.get("type")
+    if kind not in _EVENT_TYPES:
+        raise AgentFailed("the agent sent no valid type of an event")
+    entry = None if values.get("entry") is None else decode_entry(take_object(values, "entry"))
+    return WatchEvent(take_text(values, "name"), kind, entry)
 
 
 def weigh_entry(entry: Entry) -> int:

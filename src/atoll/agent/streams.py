@@ -25,7 +25,7 @@ _KINDS: Mapping[int, Literal["stdout", "stderr", "pty"]] = {
 Release = Callable[[Channel], None]
 
 
-class _Stream:
+class Stream:
     """Holds a channel until the agent has closed the operation, or its user has had enough."""
 
     def __init__(self, channel: Channel, release: Release) -> None:
@@ -44,6 +44,10 @@ class _Stream:
 
     async def close(self) -> None:
         """Stop listening. Idempotent."""
+        self.drop()
+
+    def drop(self) -> None:
+        """What `close` does, for those who cannot wait."""
         if self._open:
             self._open = False
             self._channel.abort()
@@ -64,7 +68,7 @@ class _Stream:
             raise
 
 
-class ProcessStream(_Stream):
+class ProcessStream(Stream):
     """The output of a process as it comes; the last item is its `ProcessEnd`.
 
     `close` (or a lost connection) leaves the process running. Iterating raises `SandboxGone` when
@@ -92,7 +96,7 @@ class ProcessStream(_Stream):
         return end
 
 
-class FileReader(_Stream):
+class FileReader(Stream):
     """The content of a file, in chunks.
 
     Iterating raises what reading in the sandbox raised, `SandboxGone` and `AgentFailed`.

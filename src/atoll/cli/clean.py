@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-import uvloop
 
 from atoll.cli.options import DataDir
 from atoll.errors import ConfigurationError
-from atoll.server import build_driver, lock_data_dir
-from atoll.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from atoll.settings import Settings
 
 # Nothing but what Atoll has made is ever removed; `atoll.toml` is the owner's, and stays.
 _FILES = (
     *("atoll.db", "atoll.db-shm", "atoll.db-wal", "atoll.db-journal"),
-    *("local.key", "server.json", "server.new", "server.lock"),
+    *("local.key", "server.json", "server.new", "server.lock", "volumes.key"),
 )
 _DIRECTORIES = ("isolation", "agent")
 _MARK = "atoll.db"
@@ -30,6 +30,11 @@ def clean(
     ] = False,
 ) -> None:
     """End all sandboxes and remove all state; built templates stay, unless --templates."""
+    import uvloop
+
+    from atoll.server import lock_data_dir
+    from atoll.settings import load_settings
+
     settings = load_settings(data_dir=data_dir)
     directory = settings.data_dir
     if templates and is_store(settings.templates):
@@ -68,4 +73,6 @@ def is_store(templates: Path) -> bool:
 
 
 async def _purge(settings: Settings) -> None:
+    from atoll.server import build_driver
+
     await build_driver(settings).purge()

@@ -11,15 +11,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from atoll.cli.environment import collect_variables, format_exports
 from atoll.cli.options import DataDir
 from atoll.errors import HostError
-from atoll.server import RunningServer, find_server
-from atoll.settings import Settings, load_settings
+from atoll.running import RunningServer, find_server
+
+if TYPE_CHECKING:
+    from atoll.settings import Settings
 
 T = TypeVar("T")
 
@@ -36,6 +38,8 @@ def demo(
     data_dir: DataDir = None,
 ) -> None:
     """Start a server, use a sandbox through the official E2B SDK, then serve until Ctrl-C."""
+    from atoll.settings import load_settings
+
     settings = load_settings(host=host, port=port, data_dir=data_dir)
     # A closed terminal and a polite kill end the server as Ctrl-C does, in order.
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -57,7 +61,7 @@ def demo(
 
 
 _SNIPPET = """
-# In another shell: paste the three lines above, `pip install e2b`, then
+# In another shell: paste the lines above, `pip install e2b`, then
 from e2b import Sandbox
 with Sandbox.create() as sandbox:
     print(sandbox.commands.run("uname -a").stdout)

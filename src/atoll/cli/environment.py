@@ -8,17 +8,23 @@ import typer
 
 from atoll.cli.options import DataDir, Json
 from atoll.errors import HostError
-from atoll.server import RunningServer, find_server
-from atoll.settings import load_settings
+from atoll.running import RunningServer, find_server, locate_data_dir
 
 
 def collect_variables(server: RunningServer) -> dict[str, str]:
     """The environment variables that point the official E2B SDKs at the server."""
-    return {
+    variables = {
         "E2B_API_URL": server.url,
         "E2B_SANDBOX_URL": server.url,
+        "E2B_VOLUME_API_URL": server.url,
         "E2B_API_KEY": server.api_key,
     }
+    if server.url.startswith("https:"):
+        # Old releases know no E2B_SANDBOX_URL and go by the domain, which says https.
+        variables["E2B_DOMAIN"] = server.domain
+    if server.trust:
+        variables["SSL_CERT_FILE"] = variables["NODE_EXTRA_CA_CERTS"] = server.trust
+    return variables
 
 
 def format_exports(server: RunningServer) -> list[str]:
@@ -28,11 +34,11 @@ def format_exports(server: RunningServer) -> list[str]:
 
 def show_environment(data_dir: DataDir = None, as_json: Json = False) -> None:
     """Print the settings for clients of the running server: eval "$(atoll env)"."""
-    settings = load_settings(data_dir=data_dir)
-    server = find_server(settings.data_dir)
+    directory = locate_data_dir(data_dir)
+    server = find_server(directory)
     if server is None:
         raise HostError(
-            f"no server runs on {settings.data_dir}",
+            f"no server runs on {directory}",
             remedy="start one with `atoll serve`, or name its directory with --data-dir",
         )
     if as_json:

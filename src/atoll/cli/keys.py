@@ -2,63 +2,67 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Column, Table
 
+from atoll.cli.accounts import with_accounts
 from atoll.cli.options import DataDir, Json
 from atoll.errors import InvalidInput
-from atoll.server import LOCAL_KEY_NAME
-from atoll.settings import load_settings
-from atoll.store.database import Database
-from atoll.store.keys import DEFAULT_TEAM, KeyStore
+
+if TYPE_CHECKING:
+    from atoll.store.accounts import Accounts
 
 app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
-
-
-@contextlib.contextmanager
-def _open_keys(data_dir: DataDir) -> Iterator[KeyStore]:
-    database = Database(load_settings(data_dir=data_dir).database)
-    try:
-        yield KeyStore(database)
-    finally:
-        database.close()
 
 
 @app.command("create")
 def create(
     name: Annotated[str, typer.Argument(help="What the key is for.")],
-    team: Annotated[str, typer.Option(help="The team it belongs to.")] = DEFAULT_TEAM,
+    team: Annotated[
+        str | None, typer.Option(help="The team it belongs to.", show_default="default")
+    ] = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
     """Make a key and print it. It can't be shown again: only its hash is kept."""
+    from atoll.server import LOCAL_KEY_NAME
+    from atoll.store.teams import DEFAULT_TEAM
+
+    team = team or DEFAULT_TEAM
     if name == LOCAL_KEY_NAME and team == DEFAULT_TEAM:
         raise InvalidInput(
             f"the name {name!r} is the server's own", remedy="choose another name for the key"
         )
-    with _open_keys(data_dir) as keys:
-        key = keys.create(name=name, team=team)
+
+    async def work(accounts: Accounts) -> str:
+        _, key = await accounts.keys.create(await accounts.teams.ensure(team), name)
+        return key
+
+    key = with_accounts(data_dir, work)
     typer.echo(json.dumps({"key": key, "name": name, "team": team}) if as_json else key)
 
 
 @app.command("list")
-def list_keys(data_dir: DataDir = None, as_json: Json = False) -> None:
+def list_keys(
+    team: Annotated[str | None, typer.Option(help="Only this team's.")] = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
     """List the keys."""
-    with _open_keys(data_dir) as keys:
-        found = keys.list()
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    found = with_accounts(data_dir, lambda accounts: accounts.keys.list())
+    found = [key for key in found if team in (None, key.team)]
     if as_json:
         rows = [
             {
                 "id": key.key_id,
                 "team": key.team,
                 "name": key.name,
-                "hint": key.hint,
+                "hint": key.mask.tail,
                 "created_at": key.created_at.isoformat(),
             }
             for key in found
@@ -68,7 +72,7 @@ def list_keys(data_dir: DataDir = None, as_json: Json = False) -> None:
     table = Table(Column("id", no_wrap=True, min_width=36), "team", "name", "key", "made")
     for key in found:
         made = f"{key.created_at:%Y-%m-%d %H:%M}"
-        table.add_row(key.key_id, key.team, key.name, f"e2b_…{key.hint}", made)
+        table.add_row(key.key_id, key.team, key.name, str(key.mask), made)
     Console().print(table)
 
 
@@ -78,6 +82,5 @@ def revoke(
     data_dir: DataDir = None,
 ) -> None:
     """Make a key worthless; a running server follows within two seconds."""
-    with _open_keys(data_dir) as keys:
-        keys.revoke(key_id)
+    with_accounts(data_dir, lambda accounts: accounts.keys.revoke(key_id))
     typer.echo(f"revoked {key_id}")

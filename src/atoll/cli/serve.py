@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
-import uvloop
 
 from atoll.cli.options import DataDir
-from atoll.logs import configure_logs
-from atoll.server import RunningServer, Server, lock_data_dir
-from atoll.settings import load_settings
+from atoll.running import RunningServer
 
 
 def serve(
@@ -21,6 +19,12 @@ def serve(
         int | None, typer.Option(help="The one port of the server.", show_default="3000")
     ] = None,
     data_dir: DataDir = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="Certificate chain (PEM) with which the port speaks TLS.")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="Its private key (PEM), when it is in another file.")
+    ] = None,
     stop_sandboxes: Annotated[
         bool,
         typer.Option(
@@ -30,7 +34,15 @@ def serve(
     ] = False,
 ) -> None:
     """Serve until Ctrl-C. Sandboxes live on, unless --stop-sandboxes is given."""
-    settings = load_settings(host=host, port=port, data_dir=data_dir)
+    import uvloop
+
+    from atoll.logs import configure_logs
+    from atoll.server import Server, lock_data_dir
+    from atoll.settings import load_settings
+
+    settings = load_settings(
+        host=host, port=port, data_dir=data_dir, tls_cert=tls_cert, tls_key=tls_key
+    )
     configure_logs(settings.log_format)
     with lock_data_dir(settings.data_dir):
         uvloop.run(

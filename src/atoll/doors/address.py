@@ -19,6 +19,9 @@ from atoll.errors import InvalidInput
 _ID = re.compile(r"[a-z0-9]{1,32}")
 _PORT = re.compile(r"[0-9]{1,5}")
 _LABEL = re.compile(r"([0-9]+)-(.*)", re.DOTALL)
+_PORTLESS = re.compile(r"(.*-)?[a-z0-9]{20}", re.DOTALL)
+"""What can only have been meant for a sandbox. Other names may be the server's own: api, sandbox,
+or whatever its owner has chosen."""
 _PATH = re.compile(rb"/sandboxes/([^/]+)/ports/([^/]+)(/.*)?", re.DOTALL)
 
 
@@ -76,7 +79,11 @@ class Locator:
         if not dot or suffix not in self._suffixes:
             return None
         match = _LABEL.fullmatch(label)
-        return _address(match[2], match[1], Via.HOST) if match else None
+        if match is not None:
+            return _address(match[2], match[1], Via.HOST)
+        if _PORTLESS.fullmatch(label):
+            raise InvalidInput(f"the host name names no port: write {{port}}-{{id}}.{suffix}")
+        return None
 
 
 def _from_path(scope: Scope) -> Address | None:

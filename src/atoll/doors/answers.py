@@ -24,7 +24,7 @@ async def answer_json(
     scope: Scope, send: Send, status: int, body: Any, headers: Headers = ()
 ) -> None:
     """Answer with a JSON document."""
-    content = json.dumps(body).encode()
+    content = json.dumps(body, separators=(",", ":")).encode()
     await answer_bytes(
         scope, send, status, content, [(b"content-type", b"application/json"), *headers]
     )

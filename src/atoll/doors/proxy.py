@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import contextlib
+from collections.abc import AsyncGenerator, Iterator
 
 import aiohttp
 from starlette.types import Receive, Scope, Send
@@ -17,6 +18,8 @@ from atoll.doors.upstream import Lookup, open_session, service_url
 from atoll.errors import AgentFailed
 from atoll.sandboxes.model import Sandbox
 
+_SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
+
 
 class _ClientGone(Exception):
     """The client left in the middle of its request's body, which so must not end cleanly."""
@@ -28,12 +31,18 @@ class Proxy:
     def __init__(self, lines: Lines, lookup: Lookup) -> None:
         self._lines = lines
         self._lookup = lookup
-        self._session: aiohttp.ClientSession | None = None
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
 
     async def close(self) -> None:
         """Close what is open to services."""
-        if self._session is not None:
-            await self._session.close()
+        for session in self._sessions.values():
+            await session.close()
+
+    def _session(self, *, keep: bool) -> aiohttp.ClientSession:
+        session = self._sessions.get(keep)
+        if session is None:
+            session = self._sessions[keep] = open_session(self._lookup, keep=keep)
+        return session
 
     async def pass_on(
         self, sandbox: Sandbox, address: Address, scope: Scope, receive: Receive, send: Send
@@ -47,17 +56,18 @@ class Proxy:
     async def _exchange(
         self, sandbox: Sandbox, address: Address, scope: Scope, receive: Receive, line: Line
     ) -> None:
-        if self._session is None:
-            self._session = open_session(self._lookup)
         headers = inward(scope, sandbox, address)
-        headers["Connection"] = "close"
         url = service_url(sandbox, address.port, scope["raw_path"], scope["query_string"])
         client = _Client(receive, line)
         body = client.read_body() if _has_body(scope) else None
         if body is None:
             client.watch()
+        # A kept connection may be closed by the service just when a request is sent on it.
+        repeatable = body is None and scope["method"] in _SAFE_METHODS
+        if not repeatable:
+            headers["Connection"] = "close"
         try:
-            async with self._session.request(
+            async with self._session(keep=repeatable).request(
                 scope["method"],
                 url,
                 headers=headers,
@@ -67,7 +77,7 @@ class Proxy:
                 try:
                     await _answer(response, address, line)
                 finally:
-                    # Not to be read to its end for the sake of the next request: there is none.
+                    # Unless it was read to its end, the connection is of no more use.
                     response.close()
         except (aiohttp.ClientError, BadAnswer, OSError, ValueError) as error:
             # A stream that broke off inside must break off outside too.
@@ -83,19 +93,23 @@ async def _answer(response: aiohttp.ClientResponse, address: Address, line: Line
         raise BadAnswer("a status that no final answer has")
     headers = outward(response.raw_headers, address, response.status)
     await line.send({"type": "http.response.start", "status": response.status, "headers": headers})
-    _end_with_connection(response)
-    async for chunk in response.content.iter_any():
-        await line.send({"type": "http.response.body", "body": chunk, "more_body": True})
+    with _ending_with_connection(response):
+        async for chunk in response.content.iter_any():
+            await line.send({"type": "http.response.body", "body": chunk, "more_body": True})
     await line.send({"type": "http.response.body", "body": b""})
 
 
-def _end_with_connection(response: aiohttp.ClientResponse) -> None:
+@contextlib.contextmanager
+def _ending_with_connection(response: aiohttp.ClientResponse) -> Iterator[None]:
     """Break the body off when the connection ends before it.
 
     The library does so too, but not when it closed the connection itself, over a malformed chunk.
     """
     connection = response.connection
-    if connection is None or connection.protocol is None:
+    protocol = connection.protocol if connection is not None else None
+    closed = protocol.closed if protocol is not None else None
+    if closed is None:
+        yield
         return
 
     def break_off(closed: asyncio.Future[None]) -> None:
@@ -104,9 +118,11 @@ def _end_with_connection(response: aiohttp.ClientResponse) -> None:
         if not response.content.is_eof():
             response.content.set_exception(aiohttp.ClientPayloadError("the connection ended"))
 
-    closed = connection.protocol.closed
-    if closed is not None:
-        closed.add_done_callback(break_off)
+    closed.add_done_callback(break_off)
+    try:
+        yield
+    finally:
+        closed.remove_done_callback(break_off)  # the connection may serve further requests
 
 
 class _Client:

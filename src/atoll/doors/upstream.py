@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _DIAL_SECONDS = 10.0
 """How long a service may take to accept a connection, which is a matter of its backlog alone."""
 _MAX_HEADER = 64 * 1024
+_KEEP_SECONDS = 4.0
+"""How long an unused connection is kept: less than most services keep theirs."""
 
 Lookup = Callable[[str], Sandbox | None]
 
@@ -47,14 +49,11 @@ def service_url(sandbox: Sandbox, port: int, raw_path: bytes, query: bytes) -> U
 
 
 class SandboxConnector(aiohttp.BaseConnector):
-    """Takes the host name of a URL for a sandbox's id and dials the sandbox.
+    """Takes the host name of a URL for a sandbox's id and dials the sandbox."""
 
-    Every request has a connection of its own. One that was kept could be closed by the service at
-    the moment a request that can't be repeated is sent on it, and dialling again is cheap here.
-    """
-
-    def __init__(self, lookup: Lookup) -> None:
-        super().__init__(force_close=True, limit=0)
+    def __init__(self, lookup: Lookup, *, keep: bool) -> None:
+        seconds = _KEEP_SECONDS if keep else None
+        super().__init__(force_close=not keep, keepalive_timeout=seconds, limit=0)
         self._lookup = lookup
 
     async def _create_connection(
@@ -73,14 +72,16 @@ class SandboxConnector(aiohttp.BaseConnector):
         return protocol
 
 
-def open_session(lookup: Lookup) -> aiohttp.ClientSession:
+def open_session(lookup: Lookup, *, keep: bool) -> aiohttp.ClientSession:
     """A client that adds nothing to a request and takes nothing from an answer.
 
+    With `keep` it uses connections again, and sends a request once more when the service closed its
+    connection at that moment: so only what may be repeated is to be sent by it.
     It must be made while the event loop runs. Call it with redirects off: a service could lead it
     to another sandbox.
     """
     return aiohttp.ClientSession(
-        connector=SandboxConnector(lookup),
+        connector=SandboxConnector(lookup, keep=keep),
         cookie_jar=aiohttp.DummyCookieJar(),
         skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
         auto_decompress=False,

@@ -35,7 +35,7 @@ class Kernel:
         self._manager = manager
         self._client = client
         self._current: tuple[str, asyncio.Queue[Message | None]] | None = None
-        process = manager.provisioner.process  # type: ignore[union-attr]
+        process = manager.provisioner.process
         self._process = process
         self._pidfd = os.pidfd_open(process.pid)
         self.died = asyncio.Event()

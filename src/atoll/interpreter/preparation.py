@@ -96,8 +96,8 @@ def _show_saved_images(shell: Any) -> None:
         if isinstance(fp, str):
             display(self)
 
-    Image.Image.save = save_and_show  # type: ignore[method-assign]
-    Image.Image.show = lambda self, *arguments, **options: None  # type: ignore[method-assign]
+    Image.Image.save = save_and_show
+    Image.Image.show = lambda self, *arguments, **options: None
 
 
 def load_ipython_extension(shell: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import subprocess
 import time
 from ipaddress import IPv4Address
@@ -15,10 +16,12 @@ from atoll.isolation.cgroups import ControlGroups
 from atoll.isolation.disk import Disks, LoopDevice
 from atoll.isolation.driver import SandboxSpec
 from atoll.isolation.handle import Grip
+from atoll.isolation.mountpoints import resolve_mount_points
 from atoll.isolation.mounts import Stage
 from atoll.isolation.network import Network
 from atoll.isolation.records import Record, Records, start_time
 from atoll.isolation.runc import Runc
+from atoll.isolation.volumes import Volumes
 
 PROGRAMS = {"runc": "runc", "nft": "nftables", "mkfs.ext4": "e2fsprogs", "prlimit": "util-linux"}
 """What has to be installed, with the name of the package that brings it."""
@@ -37,6 +40,7 @@ class Builder:
         instance: str,
         records: Records,
         disks: Disks,
+        volumes: Volumes,
         cgroups: ControlGroups,
         runc: Runc,
         network: Network,
@@ -44,6 +48,7 @@ class Builder:
         self._instance = instance
         self._records = records
         self._disks = disks
+        self._volumes = volumes
         self._cgroups = cgroups
         self._runc = runc
         self._network = network
@@ -51,7 +56,8 @@ class Builder:
     def build(self, spec: SandboxSpec, record: Record, runtime: Path) -> Grip:
         """Make a sandbox and fill in its record. To be called on a thread of a mount namespace.
 
-        Raises `HostError` or `Overloaded`; what was made by then is for `remove`.
+        Raises `HostError` or `Overloaded`, and for its volumes `NotFound` or `InvalidInput`; what
+        was made by then is for `remove`.
         """
         try:
             self._records.write(record)
@@ -79,12 +85,18 @@ class Builder:
                 self._records.write(record)  # `remove` waits for the device that it finds there
                 mounted = stage.mount_disk(device.name)
             root = stage.mount_root(spec.layers, mounted)
+            targets = resolve_mount_points(root, [each.path for each in spec.volumes])
+            sources = [
+                stage.mount_beside(functools.partial(self._volumes.mount, each.volume_id))
+                for each in spec.volumes
+            ]
             write_bundle(
                 directory,
                 spec,
                 command=agent_command(),
                 root=root,
                 runtime=runtime,
+                volumes=dict(zip(targets, sources, strict=True)),
                 cgroup=self._cgroups.path(spec.sandbox_id),
                 swap_limits=self._cgroups.counts_swap,
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,20 +67,22 @@ def write_bundle(
     command: Sequence[str],
     root: Path,
     runtime: Path,
+    volumes: Mapping[str, Path],
     cgroup: str,
     swap_limits: bool,
 ) -> None:
     """Write the `config.json` of a sandbox.
 
-    `root` is its mounted root file system, `runtime` the agent's directory, `cgroup` its path below
-    the root of each hierarchy. `swap_limits` says whether the kernel counts swap.
+    `root` is its mounted root file system, `runtime` the agent's directory, `volumes` are mounted
+    directories by their path inside, `cgroup` is its path below the root of each hierarchy.
+    `swap_limits` says whether the kernel counts swap.
     """
     config = {
         "ociVersion": "1.0.2",
         "process": _process(command),
         "root": {"path": str(root), "readonly": False},
         "hostname": spec.hostname,
-        "mounts": _mounts(spec, runtime),
+        "mounts": _mounts(spec, runtime, volumes),
         "linux": {
             "namespaces": [
                 {"type": kind}
@@ -151,7 +153,7 @@ def _sysctls() -> dict[str, str]:
     return settings
 
 
-def _mounts(spec: SandboxSpec, runtime: Path) -> list[dict[str, Any]]:
+def _mounts(spec: SandboxSpec, runtime: Path, volumes: Mapping[str, Path]) -> list[dict[str, Any]]:
     shared_memory = max(64, spec.resources.memory_mb // 2)
     return [
         _mount("/proc", "proc", "nosuid", "noexec", "nodev"),
@@ -171,13 +173,19 @@ def _mounts(spec: SandboxSpec, runtime: Path) -> list[dict[str, Any]]:
         _mount("/sys", "sysfs", "nosuid", "noexec", "nodev", "ro"),
         # Where runtimes of languages look how much memory and processor time there is.
         _mount("/sys/fs/cgroup", "cgroup", "nosuid", "noexec", "nodev", "ro"),
-        {
-            "destination": "/.atoll",
-            "type": "bind",
-            "source": str(runtime),
-            "options": ["bind", "ro", "nosuid", "nodev"],
-        },
+        _bind("/.atoll", runtime, "ro"),
+        *(_bind(path, source, "rw") for path, source in volumes.items()),
     ]
+
+
+def _bind(destination: str, source: Path, access: str) -> dict[str, Any]:
+    options = ["bind", access, "nosuid", "nodev"]
+    return {
+        "destination": destination,
+        "type": "bind",
+        "source": str(source),
+        "options": options,
+    }
 
 
 def _mount(destination: str, kind: str, *options: str) -> dict[str, Any]:

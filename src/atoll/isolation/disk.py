@@ -2,7 +2,8 @@
 
 The file's size is the sandbox's hard limit, kept by the kernel on any file system the host may
 have, without quotas. It takes up only what the sandbox has written; what the sandbox deletes is
-given back.
+given back. A volume is the same, but for a journal, and for the one device that all who mount it
+share.
 """
 
 from __future__ import annotations
@@ -14,29 +15,50 @@ import os
 import struct
 import subprocess
 import threading
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from atoll.errors import HostError
 
 _LOOP_GET_FREE = 0x4C82
 _LOOP_CONFIGURE = 0x4C0A
+_LOOP_GET_STATUS64 = 0x4C05
 _AUTOCLEAR, _DIRECT_IO = 4, 16
 _BLOCK = 4096
 _MAJOR = 7
 _CHUNK = 1 << 24
+_SHARE_SECONDS = 10.0
+_POLL_SECONDS = 0.005
 
-_MKFS = (
-    "mkfs.ext4",
-    "-q",
-    "-F",
+_MKFS = ("mkfs.ext4", "-q", "-F", "-b", str(_BLOCK), "-m", "0")
+_SANDBOX_DISK = (
     # The disk ends with the sandbox's processes: a journal would only be written, never read. It
     # never grows: without room for that, an empty file system takes 0.2 MB instead of 4.
     *("-O", "^has_journal,^resize_inode"),
     *("-E", "lazy_itable_init=1,nodiscard"),
-    *("-b", str(_BLOCK)),
     *("-i", "32768"),
-    *("-m", "0"),
 )
+
+
+def make_disk(path: Path, size_mb: int, options: Sequence[str]) -> None:
+    """Make a disk with an empty file system of `size_mb` MiB. `options` are those of `mkfs.ext4`.
+
+    It is on the host's disk for good when this returns. Raises `HostError` and leaves nothing.
+    """
+    with path.open("wb") as file:
+        file.truncate(size_mb << 20)
+    done = subprocess.run(
+        [*_MKFS, *options, str(path)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        path.unlink()
+        raise HostError(f"mkfs.ext4 failed: {done.stderr.strip() or done.returncode}")
+    flush(path)
 
 
 class Disks:
@@ -57,22 +79,10 @@ class Disks:
     def _make_blank(self, blank: Path, size_mb: int) -> None:
         self._directory.mkdir(mode=0o700, exist_ok=True)
         draft = blank.with_suffix(".new")
-        with draft.open("wb") as file:
-            file.truncate(size_mb << 20)
-        done = subprocess.run(
-            [*_MKFS, str(draft)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            draft.unlink()
-            raise HostError(f"mkfs.ext4 failed: {done.stderr.strip() or done.returncode}")
         # It is kept for good: after a power failure it must be whole, or not there.
-        _flush(draft)
+        make_disk(draft, size_mb, _SANDBOX_DISK)
         draft.replace(blank)
-        _flush(self._directory)
+        flush(self._directory)
 
 
 class LoopDevice:
@@ -81,10 +91,15 @@ class LoopDevice:
     The kernel frees it by itself once it is neither open nor mounted anywhere.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, shared: bool = False) -> None:
+        """With `shared`, all who ask for the same file get the same device, whatever process they
+        are in: a file system that is mounted through two devices at once destroys itself.
+
+        Raises OSError.
+        """
         backing = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
-            self._descriptor, self.name = _attach(backing)
+            self._descriptor, self.name = _share(backing) if shared else _attach(backing)
         finally:
             os.close(backing)
 
@@ -93,6 +108,64 @@ class LoopDevice:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
+
+
+def lock_disk(path: Path, seconds: float) -> int | None:
+    """Take hold of a disk that no shared device uses; None when one still does after that time.
+
+    Nobody gets a device for it until the returned descriptor is closed.
+    """
+    backing = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    deadline = time.monotonic() + seconds
+    while not _lock(backing):
+        if time.monotonic() > deadline:
+            os.close(backing)
+            return None
+        time.sleep(_POLL_SECONDS)
+    return backing
+
+
+def _lock(backing: int) -> bool:
+    """Lock an open disk. The device keeps it open, and so locked, for as long as it lives."""
+    try:
+        fcntl.flock(backing, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _share(backing: int) -> tuple[int, str]:
+    deadline = time.monotonic() + _SHARE_SECONDS
+    while time.monotonic() < deadline:
+        if _lock(backing):
+            if not os.fstat(backing).st_nlink:
+                raise FileNotFoundError(errno.ENOENT, "the disk was removed")
+            return _attach(backing)
+        found = _find_device(backing)
+        if found is not None:
+            return found
+        # Its device is just being freed, or made, or someone is about to remove the disk.
+        time.sleep(_POLL_SECONDS)
+    raise OSError(errno.EBUSY, "the disk is locked, and by no device")
+
+
+def _find_device(backing: int) -> tuple[int, str] | None:
+    """Open the device that a disk has; None when there is none."""
+    info = os.fstat(backing)
+    for entry in Path("/sys/block").glob("loop*/loop"):
+        name = f"/dev/{entry.parent.name}"
+        with contextlib.suppress(OSError):
+            # Not to write: kernels may be built to refuse that while the device is mounted.
+            device = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                # struct loop_info64 begins with device and inode of the file.
+                status = fcntl.ioctl(device, _LOOP_GET_STATUS64, bytes(232))
+                if struct.unpack_from("=2Q", status) == (info.st_dev, info.st_ino):
+                    return device, name
+            except OSError:
+                pass
+            os.close(device)
+    return None
 
 
 def _attach(backing: int) -> tuple[int, str]:
@@ -121,7 +194,8 @@ def _attach(backing: int) -> tuple[int, str]:
         os.close(control)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Write a file or directory out to the host's disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -48,6 +48,26 @@ class Egress:
 
 
 @dataclass(frozen=True, slots=True)
+class VolumeMount:
+    """A volume in a sandbox."""
+
+    volume_id: str
+    path: str
+    """The absolute path of the directory to mount it at, which is made where it is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeRoot:
+    """The root directory of a volume, opened."""
+
+    descriptor: int
+    """Whoever holds it keeps the volume in use; closing it may wait for the disk."""
+    id_base: int
+    """What sandboxes call user or group 0 has this number in the volume, and so on upwards."""
+    id_count: int
+
+
+@dataclass(frozen=True, slots=True)
 class SandboxSpec:
     """All that a driver needs to know to make one sandbox."""
 
@@ -60,6 +80,7 @@ class SandboxSpec:
     files: Mapping[str, str] = field(default_factory=dict)
     """Small text files, by absolute path, that the agent writes as root (mode 0644) before the
     sandbox is handed out."""
+    volumes: tuple[VolumeMount, ...] = ()
 
 
 @dataclass(slots=True)
@@ -90,6 +111,9 @@ class Usage:
     """Page cache."""
     memory_limit_bytes: int
     processes: int
+    disk_used_bytes: int = 0
+    """Of its root file system, as `df` says inside."""
+    disk_total_bytes: int = 0
 
 
 class Driver(ABC):
@@ -105,6 +129,8 @@ class Driver(ABC):
       it returns no process, mount, control group, interface, rule or file of the sandbox is left.
     * Nothing that a sandbox does can make a method touch a file of the host outside the driver's
       own state directory.
+    * A volume outlives the sandboxes that it is mounted in, and the driver. All that use it at one
+      time see the same files. It never holds more than its size.
     """
 
     @abstractmethod
@@ -118,7 +144,9 @@ class Driver(ABC):
     async def create(self, spec: SandboxSpec) -> Instance:
         """Run a sandbox and return when its agent answers.
 
-        Raises `HostError` when the machine is the cause and `Overloaded` when it is out of room.
+        Raises `HostError` when the machine is the cause and `Overloaded` when it is out of room;
+        `NotFound` for a volume that is not there, `InvalidInput` for a path that is no place for
+        one: inside another's, at what the sandbox needs itself, or what is no directory.
         """
 
     @abstractmethod
@@ -172,9 +200,25 @@ class Driver(ABC):
         """Measure. Raises `SandboxGone` when the sandbox has ended."""
 
     @abstractmethod
+    async def create_volume(self, volume_id: str, size_mb: int) -> None:
+        """Make an empty volume of `size_mb` MiB, what the file system needs for itself included.
+
+        Its root belongs to user 1000 of the sandboxes and is open to all. Raises `HostError`, or
+        `Conflict` when there is one of that id, and leaves nothing.
+        """
+
+    @abstractmethod
+    async def open_volume(self, volume_id: str) -> VolumeRoot:
+        """Open a volume for the host. The caller closes it; raises `NotFound`, `HostError`."""
+
+    @abstractmethod
+    async def remove_volume(self, volume_id: str) -> None:
+        """Remove a volume with all that is in it. Idempotent; raises `Conflict` when in use."""
+
+    @abstractmethod
     async def stop(self) -> None:
         """Let go of the host without touching running sandboxes. The object is not used again."""
 
     @abstractmethod
     async def purge(self) -> None:
-        """Destroy every sandbox and remove what `start` set up."""
+        """Destroy every sandbox and remove what `start` set up. Volumes stay."""

@@ -347,13 +347,14 @@ async def _run_nft(arguments: Sequence[str], text: str) -> tuple[str | None, str
         process = await asyncio.create_subprocess_exec(
             "nft",
             *arguments,
-            stdin=asyncio.subprocess.PIPE,
+            # Without a text there must be no pipe: the program may have ended before we close it.
+            stdin=asyncio.subprocess.PIPE if text else asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
     except FileNotFoundError:
         raise HostError("nft is not installed", remedy="apt-get install nftables") from None
-    printed, errors = await process.communicate(text.encode())
+    printed, errors = await process.communicate(text.encode() if text else None)
     failure = errors.decode(errors="replace").strip() if process.returncode else None
     return failure, printed.decode(errors="replace")
 

@@ -89,6 +89,22 @@ class Handle:
             raise SandboxGone(f"sandbox {self.record.sandbox_id} has ended")
         return self._grip.netns
 
+    def measure_root(self) -> tuple[int, int]:
+        """Bytes used and in all of the root file system. Raises `SandboxGone` when it has ended.
+
+        `/proc/<pid>/root` leads the kernel straight there: no name inside is looked up, no process
+        inside is asked, and the counts are in memory.
+        """
+        try:
+            state = os.statvfs(f"/proc/{self.record.pid}/root")
+        except OSError:
+            state = None
+        _ = self.netns  # only if it lives still, the number has meant it all the time
+        if state is None:
+            raise SandboxGone(f"sandbox {self.record.sandbox_id} has ended")
+        total = state.f_blocks * state.f_frsize
+        return total - state.f_bfree * state.f_frsize, total
+
     def kill(self) -> None:
         """Kill the sandbox, if it still runs. Does not wait for the end."""
         if self._grip is not None:

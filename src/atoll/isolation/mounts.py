@@ -12,8 +12,6 @@ several drivers in one process do not meet.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -23,6 +21,7 @@ from typing import TypeVar
 
 from atoll.errors import HostError
 from atoll.isolation import namespaces
+from atoll.threads import run_to_end
 
 STAGE = Path("/run/atoll")
 """Where sandboxes are put together. On the host this is an empty directory; in the private
@@ -57,18 +56,8 @@ class MountNamespace:
             ) from self._failure
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Run a function on one of the threads.
-
-        When the caller is cancelled the function is waited for all the same, as its effects have
-        to be known before they can be undone.
-        """
-        future = asyncio.get_running_loop().run_in_executor(self._threads, work)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            with contextlib.suppress(Exception):
-                await _settle(future)
-            raise
+        """Run a function on one of the threads, to its end even when the caller is cancelled."""
+        return await run_to_end(self._threads, work)
 
     def close(self) -> None:
         """End the threads and with them the namespace and all that is still mounted in it."""
@@ -160,6 +149,15 @@ class Stage:
         self._mounted.append("disk")
         return target
 
+    def mount_beside(self, mount: Callable[[str], None]) -> Path:
+        """Have something mounted beside the root file system, by a function that takes the path."""
+        name = f"beside{len(self._mounted)}"
+        target = self._directory / name
+        target.mkdir(mode=0o700)
+        mount(str(target))
+        self._mounted.append(name)
+        return target
+
     def mount_root(self, layers: Sequence[Path], disk: Path) -> Path:
         """Lay the disk over the template's layers.
 
@@ -186,13 +184,3 @@ class Stage:
             os.chdir("/")
         self._mounted.append("root")
         return target
-
-
-async def _settle(future: asyncio.Future[T]) -> T:
-    """Wait for a future to the end, however often the waiting task is cancelled."""
-    while True:
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            if future.cancelled():
-                raise

@@ -1,9 +1,10 @@
-"""The system calls about namespaces and mounts that Python 3.11 does not have."""
+"""The system calls about namespaces, mounts and paths that Python 3.11 does not have."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import struct
 
 CLONE_FS = 0x00000200
 CLONE_NEWNS = 0x00020000
@@ -17,6 +18,11 @@ MS_REC = 0x4000
 MS_SLAVE = 0x80000
 
 _MNT_DETACH = 0x2
+
+_OPENAT2 = 437
+# Never into another mount, never through /proc's links to open files, never out of the directory.
+_BENEATH = 0x01 | 0x02 | 0x08
+_IN_ROOT = 0x02 | 0x10
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -52,3 +58,32 @@ def mount(source: str, target: str, kind: str, flags: int = 0, options: str = ""
 def detach(target: str) -> None:
     """Unmount: at once for path look-ups, and for good when its last user is gone."""
     _check(_libc.umount2(os.fsencode(target), _MNT_DETACH), target)
+
+
+def open_beneath(directory: int, path: str, flags: int, mode: int = 0) -> int:
+    """Open a path below a directory that others may change meanwhile.
+
+    What would lead out of the directory, by `..` or by a symlink, is refused by the kernel with
+    EXDEV; EAGAIN means that something was moved at that moment. Raises OSError.
+    """
+    return _openat2(directory, path, flags, mode, _BENEATH)
+
+
+def open_in_root(directory: int, path: str, flags: int) -> int:
+    """Open a path as it would be if the directory were `/`: no symlink leads out of it."""
+    return _openat2(directory, path, flags, 0, _IN_ROOT)
+
+
+def _openat2(directory: int, path: str, flags: int, mode: int, resolve: int) -> int:
+    how = struct.pack("=3Q", flags | os.O_CLOEXEC, mode, resolve)  # struct open_how
+    number: int = _libc.syscall(
+        ctypes.c_long(_OPENAT2),
+        ctypes.c_int(directory),
+        os.fsencode(path),
+        how,
+        ctypes.c_size_t(len(how)),
+    )
+    if number < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error), path)
+    return number

@@ -10,6 +10,7 @@ import shutil
 import socket
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TypeVar
@@ -18,9 +19,10 @@ from weakref import WeakValueDictionary
 from atoll.agent.client import AgentClient
 from atoll.errors import Conflict, HostError, InvalidInput, PortClosed, SandboxGone
 from atoll.isolation.builder import PROGRAMS, Builder
+from atoll.isolation.bundle import ID_BASE, ID_COUNT
 from atoll.isolation.cgroups import ControlGroups, find_hierarchies
 from atoll.isolation.disk import Disks
-from atoll.isolation.driver import Driver, Egress, Instance, SandboxSpec, Usage
+from atoll.isolation.driver import Driver, Egress, Instance, SandboxSpec, Usage, VolumeRoot
 from atoll.isolation.firewall import networks
 from atoll.isolation.handle import Grip, Handle
 from atoll.isolation.inotify import raise_limits
@@ -29,10 +31,12 @@ from atoll.isolation.mounts import MountNamespace
 from atoll.isolation.network import Network
 from atoll.isolation.records import Record, Records, boot_id, is_id
 from atoll.isolation.runc import Runc
+from atoll.isolation.volumes import Volumes
 
 _AGENT_SOCKET = b"\0atoll-agent"
 _BOOT_SECONDS = 60.0
 _REMOVALS = 8
+_SETTLE_SECONDS = 10.0
 
 T = TypeVar("T")
 
@@ -40,9 +44,9 @@ T = TypeVar("T")
 class OciDriver(Driver):
     """Runs each sandbox with runc, on a disk of its own over the template's layers.
 
-    It keeps its files in `sandboxes`, `runc`, `blank` and `network` of the state directory, which
-    is also its identity: two drivers over different ones never meet, though they run on one host at
-    the same time; two over the same one exclude each other.
+    It keeps its files in `sandboxes`, `volumes`, `runc`, `blank` and `network` of the state
+    directory, which is also its identity: two drivers over different ones never meet, though they
+    run on one host at the same time; two over the same one exclude each other.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class OciDriver(Driver):
         instance = instance_name(self._state)
         self._records = Records(self._state / "sandboxes")
         self._disks = Disks(self._state / "blank")
+        self._volumes = Volumes(self._state / "volumes")
         self._cgroups = ControlGroups(f"atoll-{instance}", find_hierarchies())
         self._runc = Runc(self._state / "runc")
         self._network = Network(
@@ -82,6 +87,7 @@ class OciDriver(Driver):
             instance=instance,
             records=self._records,
             disks=self._disks,
+            volumes=self._volumes,
             cgroups=self._cgroups,
             runc=self._runc,
             network=self._network,
@@ -105,6 +111,7 @@ class OciDriver(Driver):
         try:
             raise_limits()
             self._runc.kill_strays()
+            self._volumes.discard_drafts()
             known = [each for each in map(self._records.read, self._records.names()) if each]
             await self._network.start(
                 {
@@ -287,11 +294,33 @@ class OciDriver(Driver):
 
     async def usage(self, instance: Instance) -> Usage:
         """See `Driver.usage`."""
-        _ = self._handle(instance).netns
+        handle = self._handle(instance)
         usage = self._cgroups.usage(instance.sandbox_id)
+        used, total = handle.measure_root()
+        usage = replace(usage, disk_used_bytes=used, disk_total_bytes=total)
         kills = self._cgroups.out_of_memory_kills(instance.sandbox_id)
         self._oom_kills[instance.sandbox_id] = kills
         return usage
+
+    async def create_volume(self, volume_id: str, size_mb: int) -> None:
+        """See `Driver.create_volume`. Raises also `Overloaded`, `InvalidInput`."""
+        await self._running_mounts().run(lambda: self._volumes.create(volume_id, size_mb))
+
+    async def open_volume(self, volume_id: str) -> VolumeRoot:
+        """See `Driver.open_volume`."""
+        opened: list[int] = []
+        try:
+            await self._running_mounts().run(lambda: opened.append(self._volumes.open(volume_id)))
+        except BaseException:
+            for descriptor in opened:
+                self._removals.submit(os.close, descriptor)
+            raise
+        return VolumeRoot(opened[0], ID_BASE, ID_COUNT)
+
+    async def remove_volume(self, volume_id: str) -> None:
+        """See `Driver.remove_volume`."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._removals, self._volumes.remove, volume_id)
 
     async def stop(self) -> None:
         """See `Driver.stop`."""
@@ -327,6 +356,7 @@ class OciDriver(Driver):
             if failures:
                 # The records stay: by them the next attempt finds what is left.
                 raise failures[0]
+            await asyncio.to_thread(self._volumes.settle, _SETTLE_SECONDS)
             for directory in ("blank", "runc", "sandboxes"):
                 shutil.rmtree(self._state / directory, ignore_errors=True)
         finally:

@@ -13,7 +13,9 @@ from enum import StrEnum
 
 from atoll.agent.client import AgentClient
 from atoll.isolation.driver import Driver, Egress, Instance, Usage
+from atoll.sandboxes.logbook import Logbook
 from atoll.templates.model import Template
+from atoll.volumes.model import NamedMount
 
 _ID_ALPHABET = string.ascii_lowercase + string.digits
 
@@ -53,6 +55,15 @@ class EndReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Idempotency:
+    """How a create that is repeated is recognised."""
+
+    key: str
+    fingerprint: str
+    """Digest of what was asked for: the same key must not stand for something else."""
+
+
+@dataclass(frozen=True, slots=True)
 class NewSandbox:
     """What a client asks for."""
 
@@ -68,6 +79,8 @@ class NewSandbox:
     """As the client said it; None when it said nothing."""
     allow_public_traffic: bool = True
     mask_request_host: str | None = None
+    idempotency: Idempotency | None = None
+    volumes: tuple[NamedMount, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -94,9 +107,16 @@ class Sandbox:
     mask_request_host: str | None = None
     egress: Egress = field(default_factory=Egress)
     internet_access: bool | None = None
+    idempotency: Idempotency | None = None
+    """What it was asked for with, when that may be repeated."""
+    volumes: tuple[NamedMount, ...] = ()
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     """Set the moment the sandbox ends, whyever: everything that streams from it must drop."""
     end_reason: EndReason | None = None
+    logbook: Logbook | None = None
+    """Where its processes are written down; None when nobody reads it."""
+    followers: set[asyncio.Task[None]] = field(default_factory=set)
+    """What waits for the ends of processes that no client listens to."""
 
     async def dial(self, port: int) -> socket.socket:
         """Open a connection to a port inside.

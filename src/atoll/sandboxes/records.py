@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import Any
 
 from atoll.isolation.driver import Egress
-from atoll.sandboxes.model import Sandbox
+from atoll.sandboxes.model import Idempotency, Sandbox
 from atoll.store.sandboxes import SandboxRow
 from atoll.templates.model import dump_template
+from atoll.volumes.model import NamedMount
 
 
 def dump_sandbox(sandbox: Sandbox) -> SandboxRow:
@@ -32,8 +36,17 @@ def dump_sandbox(sandbox: Sandbox) -> SandboxRow:
                 "deny": list(sandbox.egress.deny),
             },
             "internet_access": sandbox.internet_access,
+            "idempotency": asdict(sandbox.idempotency) if sandbox.idempotency else None,
+            "volumes": [asdict(each) for each in sandbox.volumes],
         },
     )
+
+
+def strip_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What is left of a record when its sandbox has ended: no token, no variable."""
+    names = ("template_id", "names", "build_id", "resources")
+    template = {name: record["template"][name] for name in names}
+    return {"template": template, "metadata": record["metadata"]}
 
 
 def restore_sandbox(sandbox: Sandbox, row: SandboxRow) -> None:
@@ -51,6 +64,9 @@ def restore_sandbox(sandbox: Sandbox, row: SandboxRow) -> None:
     egress = record["egress"]
     sandbox.egress = Egress(egress["internet"], tuple(egress["allow"]), tuple(egress["deny"]))
     sandbox.internet_access = record["internet_access"]
+    if (idempotency := record.get("idempotency")) is not None:
+        sandbox.idempotency = Idempotency(**idempotency)
+    sandbox.volumes = tuple(NamedMount(**each) for each in record.get("volumes", ()))
 
 
 def _parse_time(seconds: float | None) -> datetime | None:

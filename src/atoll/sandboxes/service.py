@@ -8,29 +8,33 @@ import json
 import secrets
 import shutil
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import structlog
 
 from atoll.agent.client import AgentClient
-from atoll.errors import AtollError, InvalidInput, Overloaded, SandboxNotFound
-from atoll.isolation.driver import Driver, Egress, Instance, SandboxSpec
+from atoll.errors import Exhausted, InvalidInput, Overloaded, SandboxNotFound
+from atoll.isolation.driver import Driver, Egress, Instance, SandboxSpec, VolumeMount
+from atoll.sandboxes.endings import Endings
+from atoll.sandboxes.events import EventType, Lifecycle, format_moment
 from atoll.sandboxes.model import EndReason, NewSandbox, Sandbox, SandboxState, new_sandbox_id
 from atoll.sandboxes.pool import Pool
+from atoll.sandboxes.processes import resume_following
 from atoll.sandboxes.reaper import Reaper
 from atoll.sandboxes.records import dump_sandbox, restore_sandbox
+from atoll.sandboxes.repeats import Repeats
 from atoll.sandboxes.startup import run_start_command
 from atoll.store.sandboxes import SandboxRow, SandboxStore
 from atoll.templates.catalog import TemplateCatalog
 from atoll.templates.model import Template, load_template
+from atoll.volumes.service import VolumeService
 
 log = structlog.get_logger(__name__)
 
 _ENVS_FILE = "/run/e2b/envs.json"
-_FIRST_RETRY_SECONDS = 1.0
-_LAST_RETRY_SECONDS = 60.0
 
 
 class SandboxService:
@@ -41,27 +45,34 @@ class SandboxService:
         *,
         driver: Driver,
         store: SandboxStore,
+        lifecycle: Lifecycle,
+        volumes: VolumeService,
         templates: TemplateCatalog,
         data_dir: Path,
         pool_size: int,
         warm: Sequence[str],
         max_sandboxes: int,
+        max_team_sandboxes: int = 0,
         max_timeout: int,
         min_free_disk_mb: int,
     ) -> None:
         self.templates = templates
         self._driver = driver
         self._store = store
+        self._lifecycle = lifecycle
+        self._volumes = volumes
         self._data_dir = data_dir
         self._max_sandboxes = max_sandboxes
+        self._max_team_sandboxes = max_team_sandboxes
         self._max_timeout = max_timeout
         self._warm = warm
         self._min_free_disk = min_free_disk_mb << 20
         self._live: dict[str, Sandbox] = {}
-        self._creating = 0
+        self._creating: Counter[str] = Counter()
+        self._repeats = Repeats()
         self._stopping = False
-        self._endings: dict[str, asyncio.Task[None]] = {}
-        self._leftovers: set[asyncio.Task[None]] = set()
+        self._endings = Endings(driver, store)
+        self._ending: dict[str, asyncio.Task[None]] = {}
         self._pool = Pool(pool_size, boot=self._boot, discard=self._discard)
         self._reaper = Reaper(self._expire)
 
@@ -78,16 +89,15 @@ class SandboxService:
     async def stop(self, *, end_sandboxes: bool) -> None:
         """Let go of the sandboxes, or end them. Pooled ones have no owner and always end."""
         self._stopping = True
+        await self._repeats.close()
         await self._pool.close()
         await self._reaper.stop()
         if end_sandboxes:
             await asyncio.gather(
                 *(self._end(each, EndReason.SERVER_STOPPED) for each in list(self._live.values()))
             )
-        await asyncio.gather(*self._endings.values())
-        for task in self._leftovers:
-            task.cancel()  # the next start finds what is left
-        await asyncio.gather(*self._leftovers, return_exceptions=True)
+        await asyncio.gather(*self._ending.values())
+        await self._endings.close()
         for sandbox in self._live.values():
             await sandbox.agent.close()
 
@@ -96,7 +106,7 @@ class SandboxService:
         unknown = set(await self._driver.list()) - set(rows)
         await asyncio.gather(
             *(self._recover_one(row) for row in rows.values()),
-            *(self._destroy(sandbox_id) for sandbox_id in unknown),
+            *(self._endings.destroy(sandbox_id) for sandbox_id in unknown),
         )
         if rows or unknown:
             log.info("server.recovered", adopted=len(self._live), removed=len(unknown))
@@ -116,40 +126,63 @@ class SandboxService:
                 # Its last owner's policy may have been written before the server died.
                 await self._driver.set_egress(instance, Egress())
                 if self._pool.put(sandbox):
+                    resume_following(sandbox)
                     return
             if row.state == SandboxState.RUNNING and sandbox.end_at is not None:
                 sandbox.state = SandboxState.RUNNING
                 self._live[sandbox.sandbox_id] = sandbox
                 remaining = sandbox.end_at - datetime.now(UTC)
                 self._reaper.schedule(sandbox.sandbox_id, remaining.total_seconds())
+                resume_following(sandbox)
                 return
-        await self._destroy(row.sandbox_id)
+        await self._endings.destroy(row.sandbox_id)
         pooled = row.state == SandboxState.POOLED
         reason = EndReason.DISCARDED if pooled else EndReason.LOST
-        await self._store.record_end(row.sandbox_id, reason.value)
+        await self._endings.record(row.sandbox_id, reason)
+        self._lifecycle.announce(EventType.KILLED, row, reason=reason)
 
     # -- create ------------------------------------------------------------------------------
 
     async def create(self, team_id: str, request: NewSandbox) -> Sandbox:
         """Hand out a sandbox: a pooled one when there is one, else one booted now.
 
-        Raises `TemplateNotFound`, `InvalidInput`, `Overloaded`, `HostError`.
+        A repeated create gives the sandbox of the first. Raises `TemplateNotFound`,
+        `InvalidInput`, `RequestMismatch`, `Exhausted`, `Overloaded`, `HostError`.
         """
+        if request.idempotency is None:
+            return await self._create(team_id, request)
+        return await self._repeats.once(
+            team_id,
+            request.idempotency,
+            made=self.list(team_id),
+            make=functools.partial(self._create, team_id, request),
+        )
+
+    async def _create(self, team_id: str, request: NewSandbox) -> Sandbox:
         template = self.templates.get(request.template)
         self._check_timeout(request.timeout)
-        self._check_room()
-        self._creating += 1
+        self._check_room(team_id)
+        self._creating[team_id] += 1
         try:
-            sandbox = self._pool.take(template) or await self._boot(template)
+            sandbox = await self._find_sandbox(template, team_id, request)
             try:
                 await self._hand_out(sandbox, team_id, request)
             except BaseException:
                 await asyncio.shield(self._end(sandbox, EndReason.FAILED))
                 raise
         finally:
-            self._creating -= 1
+            self._creating[team_id] -= 1
+            if not self._creating[team_id]:
+                del self._creating[team_id]
         log.info("sandbox.created", sandbox_id=sandbox.sandbox_id, template=template.names[0])
         return sandbox
+
+    async def _find_sandbox(self, template: Template, team_id: str, request: NewSandbox) -> Sandbox:
+        if not request.volumes:
+            return self._pool.take(template) or await self._boot(template)
+        # What is mounted is decided before the first process runs, so none is there ready-made.
+        mounts = await self._volumes.find_mounts(team_id, request.volumes)
+        return await self._boot(template, mounts)
 
     async def _hand_out(self, sandbox: Sandbox, team_id: str, request: NewSandbox) -> None:
         now = datetime.now(UTC)
@@ -168,16 +201,20 @@ class SandboxService:
         sandbox.traffic_token = None if request.allow_public_traffic else secrets.token_hex(32)
         sandbox.mask_request_host = request.mask_request_host
         sandbox.internet_access = request.internet_access
+        sandbox.idempotency = request.idempotency
+        sandbox.volumes = request.volumes
         if not request.egress.is_default:
             await self._driver.set_egress(sandbox.instance, request.egress)
             sandbox.egress = request.egress
-        await self._store.save(dump_sandbox(sandbox))
+        row = dump_sandbox(sandbox)
+        await self._store.save(row)
         if sandbox.ended.is_set():
             raise Overloaded("the sandbox ended while it was being made", remedy="try again")
         self._live[sandbox.sandbox_id] = sandbox
+        self._lifecycle.announce(EventType.CREATED, row)
         self._reaper.schedule(sandbox.sandbox_id, request.timeout)
 
-    async def _boot(self, template: Template) -> Sandbox:
+    async def _boot(self, template: Template, volumes: tuple[VolumeMount, ...] = ()) -> Sandbox:
         """Boot a sandbox that belongs to nobody yet."""
         sandbox_id = new_sandbox_id()
         # Where E2B's own agent leaves them, for programs that look for files.
@@ -191,11 +228,12 @@ class SandboxService:
             layers=template.layers,
             resources=template.resources,
             files=marks,
+            volumes=volumes,
         )
         instance = await self._driver.create(spec)
         sandbox = self._wrap(instance, template, time.time())
         try:
-            await run_start_command(sandbox.agent, template, _standard_envs(sandbox))
+            await run_start_command(sandbox, _standard_envs(sandbox))
             await self._store.save(dump_sandbox(sandbox))
         except BaseException:
             await asyncio.shield(self._end(sandbox, EndReason.FAILED))
@@ -210,6 +248,7 @@ class SandboxService:
             agent=AgentClient(functools.partial(self._driver.dial_agent, instance)),
             driver=self._driver,
             created_at=created_at,
+            logbook=self._lifecycle.logbook,
         )
         instance.exited.add_done_callback(functools.partial(self._on_exit, sandbox))
         return sandbox
@@ -223,10 +262,16 @@ class SandboxService:
                 remedy="ask for less, or have ATOLL_MAX_TIMEOUT raised",
             )
 
-    def _check_room(self) -> None:
+    def _check_room(self, team_id: str) -> None:
         if self._stopping:
             raise Overloaded("the server is stopping", remedy="try again when it is back")
-        if len(self._live) + self._creating >= self._max_sandboxes:
+        most = self._max_team_sandboxes
+        if most and len(self.list(team_id)) + self._creating[team_id] >= most:
+            raise Exhausted(
+                f"the team has its {most} sandboxes already",
+                remedy="end some, or have ATOLL_MAX_TEAM_SANDBOXES raised",
+            )
+        if len(self._live) + self._creating.total() >= self._max_sandboxes:
             raise Overloaded(
                 f"the server has its {self._max_sandboxes} sandboxes already",
                 remedy="end some, or have ATOLL_MAX_SANDBOXES raised",
@@ -242,6 +287,10 @@ class SandboxService:
     def lookup(self, sandbox_id: str) -> Sandbox | None:
         """Find a live sandbox of whatever team (for the gateway, which has other credentials)."""
         return self._live.get(sandbox_id)
+
+    def all_live(self) -> Iterable[Sandbox]:
+        """All live sandboxes of whatever team (for the gateway, like `lookup`)."""
+        return self._live.values()
 
     def get(self, team_id: str, sandbox_id: str) -> Sandbox:
         """Find a live sandbox of the team.
@@ -284,6 +333,7 @@ class SandboxService:
         seconds = (end_at - datetime.now(UTC)).total_seconds()
         self._reaper.schedule(sandbox.sandbox_id, seconds)
         await self._store.set_end_at(sandbox.sandbox_id, end_at.timestamp())
+        self._announce_update(sandbox, set_timeout=format_moment(end_at.timestamp()))
 
     async def set_egress(self, team_id: str, sandbox_id: str, egress: Egress) -> None:
         """Replace what the sandbox may reach."""
@@ -294,12 +344,21 @@ class SandboxService:
         sandbox.egress = egress
         sandbox.internet_access = egress.internet
         await self._store.save(dump_sandbox(sandbox))
+        self._announce_update(sandbox)
+
+    def _announce_update(self, sandbox: Sandbox, **data: str) -> None:
+        if not sandbox.ended.is_set():  # nothing comes after the end
+            self._lifecycle.announce(EventType.UPDATED, dump_sandbox(sandbox), **data)
 
     # -- end ---------------------------------------------------------------------------------
 
     async def kill(self, team_id: str, sandbox_id: str) -> None:
         """End a sandbox. When this returns, nothing of it is left. Raises `SandboxNotFound`."""
         await asyncio.shield(self._end(self.get(team_id, sandbox_id), EndReason.KILLED))
+
+    async def abandon(self, sandbox: Sandbox) -> None:
+        """End a sandbox that was made for a client who has left without it."""
+        await asyncio.shield(self._end(sandbox, EndReason.FAILED))
 
     async def _expire(self, sandbox_id: str) -> None:
         sandbox = self._live.get(sandbox_id)
@@ -321,57 +380,19 @@ class SandboxService:
     def _end(self, sandbox: Sandbox, reason: EndReason) -> asyncio.Task[None]:
         """End a sandbox, once: whoever comes second waits for the same end."""
         sandbox_id = sandbox.sandbox_id
-        if sandbox_id not in self._endings:
+        if sandbox_id not in self._ending:
             # From this moment on nobody finds it, and all that streams from it drops.
-            self._live.pop(sandbox_id, None)
+            if self._live.pop(sandbox_id, None) is not None:
+                self._lifecycle.announce(EventType.KILLED, dump_sandbox(sandbox), reason=reason)
             self._reaper.cancel(sandbox_id)
             sandbox.end_reason = reason
             sandbox.state = SandboxState.ENDED
             sandbox.ended.set()
             self._pool.remove(sandbox)
-            task = asyncio.create_task(self._clear_away(sandbox, reason))
-            self._endings[sandbox_id] = task
-            task.add_done_callback(lambda _: self._endings.pop(sandbox_id, None))
-        return self._endings[sandbox_id]
-
-    async def _clear_away(self, sandbox: Sandbox, reason: EndReason) -> None:
-        # The row first: should the server die before the sandbox does, the next start finds a
-        # sandbox that nobody owns and removes it.
-        sandbox_id = sandbox.sandbox_id
-        recorded = await self._record_end(sandbox_id, reason)
-        await sandbox.agent.close()
-        destroyed = await self._destroy(sandbox_id)
-        if not (recorded and destroyed):
-            task = asyncio.create_task(self._keep_clearing(sandbox_id, reason))
-            self._leftovers.add(task)
-            task.add_done_callback(self._leftovers.discard)
-        log.info("sandbox.ended", sandbox_id=sandbox.sandbox_id, reason=reason.value)
-
-    async def _destroy(self, sandbox_id: str) -> bool:
-        try:
-            await self._driver.destroy(sandbox_id)
-        except (AtollError, OSError) as error:
-            log.error("sandbox.destroy_failed", sandbox_id=sandbox_id, error=str(error))
-            return False
-        return True
-
-    async def _record_end(self, sandbox_id: str, reason: EndReason) -> bool:
-        try:
-            await self._store.record_end(sandbox_id, reason.value)
-        except Exception as error:  # whatever the database's driver raises
-            log.error("sandbox.record_failed", sandbox_id=sandbox_id, error=type(error).__name__)
-            return False
-        return True
-
-    async def _keep_clearing(self, sandbox_id: str, reason: EndReason) -> None:
-        """Try again, ever more seldom, until nothing of the sandbox is left."""
-        pause = _FIRST_RETRY_SECONDS
-        while True:
-            await asyncio.sleep(pause)
-            recorded = await self._record_end(sandbox_id, reason)
-            if await self._destroy(sandbox_id) and recorded:
-                return
-            pause = min(2 * pause, _LAST_RETRY_SECONDS)
+            task = asyncio.create_task(self._endings.clear_away(sandbox, reason))
+            self._ending[sandbox_id] = task
+            task.add_done_callback(lambda _: self._ending.pop(sandbox_id, None))
+        return self._ending[sandbox_id]
 
 
 def _standard_envs(sandbox: Sandbox) -> dict[str, str]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from atoll.store.database import Database
 from atoll.store.tables import sandboxes
@@ -62,14 +62,28 @@ class SandboxStore:
         change = update(sandboxes).where(sandboxes.c.sandbox_id == sandbox_id)
         await self._database.run(lambda c: c.execute(change.values(end_at=end_at)))
 
-    async def record_end(self, sandbox_id: str, reason: str) -> None:
-        """Write down that a sandbox ended, when, and why. The first end counts."""
-        change = (
-            update(sandboxes)
-            .where(sandboxes.c.sandbox_id == sandbox_id, sandboxes.c.state != "ended")
-            .values(state="ended", ended_at=time.time(), end_reason=reason)
-        )
-        await self._database.run(lambda connection: connection.execute(change))
+    async def record_end(
+        self, sandbox_id: str, reason: str, strip: Callable[[Mapping[str, Any]], dict[str, Any]]
+    ) -> None:
+        """Write down that a sandbox ended, when, and why. The first end counts.
+
+        `strip` gives what is to be left of the record.
+        """
+        live = (sandboxes.c.sandbox_id == sandbox_id) & (sandboxes.c.state != "ended")
+
+        def work(connection: Connection) -> None:
+            record = connection.scalar(select(sandboxes.c.record).where(live))
+            if record is not None:
+                values = {"state": "ended", "ended_at": time.time(), "end_reason": reason}
+                change = update(sandboxes).where(live)
+                connection.execute(change.values(record=strip(record), **values))
+
+        await self._database.run(work)
+
+    async def prune(self, seconds: float) -> None:
+        """Forget the sandboxes that ended so long ago."""
+        old = (sandboxes.c.state == "ended") & (sandboxes.c.ended_at < time.time() - seconds)
+        await self._database.run(lambda c: c.execute(delete(sandboxes).where(old)))
 
     async def live(self) -> list[SandboxRow]:
         """All that had not ended when last heard of."""

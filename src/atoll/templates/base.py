@@ -39,8 +39,8 @@ PACKAGES = (
     *("build-essential", "python3", "python3-dev", "python3-pip", "python3-venv"),
     "python-is-python3",
     # small things that people and agents reach for
-    *("bzip2", "file", "jq", "less", "nano", "openssh-client", "patch", "ripgrep", "rsync"),
-    *("tzdata", "unzip", "wget", "xz-utils", "zip"),
+    *("bzip2", "file", "jq", "less", "lsof", "nano", "openssh-client", "patch", "ripgrep"),
+    *("rsync", "tree", "tzdata", "unzip", "vim", "wget", "xz-utils", "zip"),
 )
 
 ENVS = {"LANG": "C.UTF-8"}

@@ -142,6 +142,8 @@ async def guest(runtime: Path, area: Path) -> AsyncIterator[Guest]:
     name = f"atoll-test-{area.name}"
     process = subprocess.Popen(
         [
+            # As under nohup, and in the background of a script.
+            *("env", "--default-signal", "--ignore-signal=HUP,INT,QUIT"),
             *("unshare", "--mount", "--pid", "--fork", "--mount-proc"),
             *("sh", "-ec", _START.format(files=area), "sh"),
             *agent_command(str(runtime)),

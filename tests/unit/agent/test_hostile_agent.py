@@ -16,7 +16,7 @@ import pytest
 
 from atoll.agent import calls, channel
 from atoll.agent.client import AgentClient
-from atoll.agent.model import Output, ProcessConfig, ProcessEnd
+from atoll.agent.model import Output, ProcessConfig, ProcessEnd, WatchConfig
 from atoll.agent.replies import decode_message
 from atoll.errors import AgentFailed, AtollError, Exhausted, PathNotFound, SandboxGone
 
@@ -74,6 +74,50 @@ async def adversary(script: Script) -> AsyncIterator[AgentClient]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+WATCHING: dict[str, Any] = {"start": {}}
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {"events": 1},
+        {"events": [1]},
+        {"events": [{"name": 1, "type": "create"}]},
+        {"events": [{"name": "x", "type": "created"}]},
+        {"events": [{"name": "x", "type": "create", "entry": {}}]},
+        {},
+    ],
+    ids=str,
+)
+async def test_events_are_checked(reply: dict[str, Any]) -> None:
+    script = answer(message(WATCHING), message(reply))
+    async with adversary(script) as client:
+        with pytest.raises(AgentFailed):
+            await anext(await client.watch(WatchConfig("/"), user="user"))
+    async with adversary(script) as client:
+        watcher = await client.watchers.create(WatchConfig("/"), user="user")
+        with pytest.raises(AgentFailed):
+            await client.watchers.poll(watcher)
+
+
+@pytest.mark.parametrize("name", ["", "x" * 60_000], ids=["many", "long"])
+async def test_the_events_of_a_poll_are_bounded(name: str) -> None:
+    batch = message({"events": [{"name": name, "type": "create"}] * 8})
+
+    async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await take_request(reader)
+        writer.write(message(WATCHING))
+        while True:
+            writer.write(batch)
+            await writer.drain()
+
+    async with adversary(endless) as client:
+        watcher = await client.watchers.create(WatchConfig("/"), user="user")
+        with pytest.raises(AgentFailed, match="too many events"):
+            async with asyncio.timeout(30):
+                await client.watchers.poll(watcher)
 
 
 async def take_request(reader: asyncio.StreamReader) -> dict[str, Any]:
@@ -351,26 +395,24 @@ def texts(count: int) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "metadata", [texts(65), {"a": "x" * 65_536}, texts(30_000)], ids=["many", "long", "flood"]
+    ("metadata", "told"),
+    [
+        (texts(65), texts(65)),
+        (texts(30_000), texts(2048)),
+        ({"a": "b", "c": "x" * 65_536, "d": "e"}, {"a": "b"}),
+    ],
+    ids=["many", "flood", "long"],
 )
-async def test_metadata_is_bounded(metadata: dict[str, str]) -> None:
+async def test_metadata_is_bounded(metadata: dict[str, str], told: dict[str, str]) -> None:
+    """What is too much is left out: the file, and the others beside it, are described all the
+    same."""
     entry = {**ENTRY, "metadata": metadata}
     script = answer(message({"entries": [entry]}), message({"ok": {}}))
     async with adversary(script) as client:
-        with pytest.raises(Exhausted, match="metadata"):
-            await client.list_dir("/", user="user")
+        (listed,) = await client.list_dir("/", user="user")
+        assert listed.metadata == told
     async with adversary(answer(message({"ok": {"entry": entry}}))) as client:
-        with pytest.raises(Exhausted, match="metadata"):
-            await client.stat("/", user="user")
-
-
-async def test_metadata_within_bounds() -> None:
-    metadata = {**texts(63), "long": "x" * 60_000}
-    async with adversary(
-        answer(message({"entries": [{**ENTRY, "metadata": metadata}]}), message({"ok": {}}))
-    ) as client:
-        (entry,) = await client.list_dir("/", user="user")
-        assert entry.metadata == metadata
+        assert (await client.stat("/", user="user")).metadata == told
 
 
 @pytest.mark.parametrize(

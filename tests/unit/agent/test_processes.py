@@ -223,6 +223,24 @@ async def test_every_attached_client_gets_all_output(guest: Guest) -> None:
     assert {stream.pid for stream in others} == {first.pid}
 
 
+async def test_whoever_waits_for_the_end_only_counts_as_nobody(guest: Guest) -> None:
+    stream = await guest.client.start_process(
+        shell("read a; echo held; exit 3"), user="user", stdin=True
+    )
+    waiting = await guest.client.attach_process(stream.pid, output=False)
+    gone = await guest.client.attach_process(stream.pid, output=False)
+    await gone.close()
+    await stream.close()
+    await guest.client.send_input(stream.pid, b"1\n", pty=False)
+    result = await collect(waiting)
+    assert (result.stdout, result.end.exit_code) == (b"", 3)
+    # The output is still there for the next who listens, and the end for the next who waits.
+    late = await collect(await guest.client.attach_process(stream.pid, output=False))
+    assert late.end.exit_code == 3
+    again = await collect(await guest.client.attach_process(stream.pid))
+    assert (again.stdout, again.end.exit_code) == (b"held\n", 3)
+
+
 async def test_held_output_comes_first(guest: Guest) -> None:
     stream = await guest.client.start_process(
         shell("read a; echo held; echo error >&2; read b; echo live"), user="user", stdin=True

@@ -122,7 +122,7 @@ async def test_files_of_the_host_stay_the_hosts(guest: Guest) -> None:
 
 async def test_a_user_whose_number_does_not_exist_here(guest: Guest) -> None:
     with pytest.raises(Unauthenticated, match="ids of user 'far' do not exist"):
-        await guest.client.stat("/", user="far")
+        await guest.client.list_dir("/", user="far")
     with pytest.raises(Unauthenticated, match="ids of user 'far' do not exist"):
         await guest.run("true", user="far")
     assert (await guest.run("id -u", user="root", cwd="/")).stdout == b"0\n"

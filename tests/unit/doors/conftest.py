@@ -3,35 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import httpx
 import pytest
 import uvicorn
 import uvloop
 from starlette.responses import JSONResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 import atoll.agent
 from atoll.agent.client import AgentClient
+from atoll.certificates import LocalAuthority
 from atoll.doors.gateway import build_gateway
 from atoll.errors import PortClosed
+from atoll.http import BoundedProtocol, HttpServer
 from atoll.isolation.driver import Driver, Instance, Usage
 from atoll.sandboxes.model import Sandbox, SandboxState, new_sandbox_id
 from atoll.sandboxes.service import SandboxService
+from atoll.tls import Certificate, NegotiatedProtocol
 from tests.unit.conftest import make_template
 
 Result = TypeVar("Result")
+Wire = Literal["http/1.1", "tls http/1.1", "h2"]
+"""What is spoken between client and gateway."""
 
 _AGENT = (
     "import sys; sys.path.insert(0, sys.argv[1]); from guest.main import main; main(sys.argv[2:])"
@@ -49,10 +54,13 @@ class LoopbackDriver:
         except OSError:
             sock.close()
             raise PortClosed(port) from None
+        except BaseException:
+            sock.close()
+            raise
         return sock
 
     async def usage(self, instance: Instance) -> Usage:
-        return Usage(time.process_time(), 50 << 20, 10 << 20, 1 << 30, 3)
+        return Usage(time.process_time(), 50 << 20, 10 << 20, 1 << 30, 3, 5 << 20, 10 << 30)
 
 
 @dataclass
@@ -63,6 +71,12 @@ class Doors:
     loop: asyncio.AbstractEventLoop = field(default_factory=uvloop.new_event_loop)
     live: dict[str, Sandbox] = field(default_factory=dict)
     port: int = 0
+    tls_port: int = 0
+    tls: ssl.SSLContext = field(default_factory=ssl.create_default_context)
+    """What clients of the TLS port trust."""
+
+    def all_live(self) -> Iterable[Sandbox]:
+        return self.live.values()
 
     def lookup(self, sandbox_id: str) -> Sandbox | None:
         return self.live.get(sandbox_id)
@@ -113,9 +127,19 @@ class Doors:
             headers["X-Access-Token"] = sandbox.access_token
         return headers
 
-    def client(self, sandbox: Sandbox, port: int = 49983) -> httpx.Client:
+    def client(self, sandbox: Sandbox, port: int = 49983, wire: Wire = "http/1.1") -> httpx.Client:
         """A plain client that is routed to a port of the sandbox."""
-        return httpx.Client(base_url=self.url, headers=self.headers(sandbox, port), timeout=20)
+        headers = self.headers(sandbox, port)
+        if wire == "http/1.1":
+            return httpx.Client(base_url=self.url, headers=headers, timeout=20)
+        return httpx.Client(
+            base_url=f"https://127.0.0.1:{self.tls_port}",
+            headers=headers,
+            timeout=20,
+            verify=self.tls,
+            http1=wire == "tls http/1.1",
+            http2=wire == "h2",
+        )
 
     async def _dial_agent(self) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX)
@@ -125,13 +149,24 @@ class Doors:
 
 
 async def _control(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["path"] == "/bug":
+        raise RuntimeError("a bug")
     await JSONResponse({"control": scope["path"]})(scope, receive, send)
 
 
-class _Server(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
+def _configure(app: ASGIApp, **options: Any) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        ws="websockets-sansio",
+        ws_max_size=64 << 20,
+        lifespan="off",
+        interface="asgi3",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=2,
+        **options,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -156,47 +191,49 @@ def agent_name() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def doors(agent_name: str) -> Iterator[Doors]:
-    """The gateway, in a thread with an event loop of its own."""
+def doors(agent_name: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
+    """The gateway, in a thread with an event loop of its own, without TLS and with it."""
     doors = Doors(agent_name)
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    doors.port = listener.getsockname()[1]
+    authority = LocalAuthority(tmp_path_factory.mktemp("certificates"))
+    authority.issue("atoll.test")
+    doors.tls.load_verify_locations(authority.cert)
+    listener, tls_listener = (socket.create_server(("127.0.0.1", 0)) for _ in range(2))
+    doors.port, doors.tls_port = (each.getsockname()[1] for each in (listener, tls_listener))
 
     async def run() -> None:
         gateway = build_gateway(
             cast(SandboxService, doors), control=_control, domain=f"atoll.test:{doors.port}"
         )
-        config = uvicorn.Config(
-            gateway,
-            http="httptools",
-            ws="websockets-sansio",
-            ws_max_size=64 << 20,
-            lifespan="off",
-            interface="asgi3",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            timeout_graceful_shutdown=2,
+        certificate = Certificate(authority.server_cert, authority.server_key)
+        servers.append(HttpServer(_configure(gateway, http=BoundedProtocol)))
+        servers.append(
+            HttpServer(
+                _configure(
+                    gateway,
+                    http=NegotiatedProtocol,
+                    ssl_context_factory=lambda *_: certificate.context,
+                )
+            )
         )
-        server = _Server(config)
-        stopping.append(server)
-        await server.serve(sockets=[listener])
+        await asyncio.gather(
+            servers[0].serve(sockets=[listener]), servers[1].serve(sockets=[tls_listener])
+        )
         await gateway.close()
         for sandbox in doors.live.values():
             await sandbox.agent.close()
 
-    stopping: list[uvicorn.Server] = []
+    servers: list[HttpServer] = []
     thread = threading.Thread(target=lambda: doors.loop.run_until_complete(run()))
     thread.start()
     try:
         deadline = time.monotonic() + 10
-        while not (stopping and stopping[0].started):
+        while not (len(servers) == 2 and all(each.started for each in servers)):
             assert time.monotonic() < deadline, "the gateway does not start"
             time.sleep(0.01)
         yield doors
     finally:
-        stopping[0].should_exit = True
+        for server in servers:
+            server.should_exit = True
         thread.join(20)
         doors.loop.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import random
 import time
 import zlib
@@ -15,6 +16,7 @@ import httpx
 import pytest
 from e2b.sandbox.signature import get_signature
 
+from atoll.doors.e2b.access import sign
 from atoll.sandboxes.model import Sandbox
 from tests.unit.doors.conftest import Doors
 
@@ -94,6 +96,81 @@ def test_bad_signatures(visitor: httpx.Client, sandbox: Sandbox, tmp_path: Path)
     writing = signed(sandbox, path, "write", "root", 60)
     assert visitor.get("/files", params=writing).status_code == 401
     assert path.read_text() == "secret"
+
+
+def stranger(doors: Doors) -> httpx.Client:
+    """A client that names no sandbox, with an SDK's one URL for all of them."""
+    return httpx.Client(base_url=doors.url)
+
+
+@pytest.mark.parametrize("user", [None, "root"])
+@pytest.mark.parametrize("seconds", [None, 60])
+def test_found_by_the_signature_alone(
+    doors: Doors,
+    add_sandbox: Callable[..., Sandbox],
+    tmp_path: Path,
+    user: str | None,
+    seconds: int | None,
+) -> None:
+    path = tmp_path / "a b+ü"
+    ours = [add_sandbox(), add_sandbox(access_token=None), add_sandbox()][2]
+    with stranger(doors) as client:
+        upload = client.post(
+            "/files",
+            params=signed(ours, path, "write", user, seconds),
+            files={"file": ("ignored", b"content")},
+        )
+        assert upload.status_code == 200
+        assert path.read_bytes() == b"content"
+        download = client.get("/files", params=signed(ours, path, "read", user, seconds))
+        assert download.content == b"content"
+
+
+def test_strangers_learn_nothing(
+    doors: Doors, add_sandbox: Callable[..., Sandbox], tmp_path: Path
+) -> None:
+    path = tmp_path / "f"
+    path.write_text("secret")
+    live, ended, unsecured = add_sandbox(), add_sandbox(), add_sandbox(access_token=None)
+    doors.end(ended)
+    good = signed(live, path, "read", "root", 60)
+    with stranger(doors) as client:
+        assert client.get("/files", params=good).text == "secret"
+        expired = client.get("/files", params=signed(live, path, "read", "root", -5))
+        assert expired.status_code == 401
+        assert expired.content == b'{"code":401,"message":"signature is already expired"}'
+        unsigned = {
+            **good,
+            "signature": sign("", str(path), "read", "root", good["signature_expiration"]),
+        }
+        answers = {
+            (answer.status_code, answer.content)
+            for answer in (
+                client.get("/files", params=signed(ended, path, "read", "root", 60)),
+                client.get("/files", params=unsigned),
+                client.get("/files", params={**good, "path": "/etc/shadow"}),
+                client.get("/files", params={**good, "username": "user"}),
+                client.get("/files", params={**good, "signature_expiration": "9999999999"}),
+                client.get("/files", params={**good, "signature": good["signature"] + "="}),
+                client.get("/files", params={**good, "signature": "v2" + good["signature"][2:]}),
+                client.get("/files", params={**good, "signature": ""}),
+                client.get("/files", params={**good, "signature_expiration": "9" * 50_000}),
+                client.get("/files", params={**good, "signature": "v1_" + "é" * 43}),
+                client.post("/files", params=good, content=b"x"),
+            )
+        }
+    assert unsecured.access_token is None
+    assert answers == {(401, b'{"code":401,"message":"invalid signature"}')}
+    assert path.read_text() == "secret"
+
+
+def test_browsers_may_use_signed_urls(doors: Doors, sandbox: Sandbox, tmp_path: Path) -> None:
+    query = signed(sandbox, tmp_path / "f", "write", None, None)
+    asked = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
+    with stranger(doors) as client:
+        assert client.options("/files", params=query, headers=asked).status_code == 204
+        posted = client.post("/files", params=query, content=b"x", headers={"Origin": "https://a"})
+    assert posted.headers["access-control-allow-origin"] == "*"
 
 
 def test_signature_comes_before_the_file(visitor: httpx.Client, sandbox: Sandbox) -> None:
@@ -217,12 +294,12 @@ def test_no_acceptable_encoding(client: httpx.Client, accept: str) -> None:
         ("bytes=-3", 206, b"789"),
         ("bytes=8-100", 206, b"89"),
         ("bytes=-100", 206, b"0123456789"),
-        ("bytes=10-", 416, b""),
-        ("bytes=5-4", 416, b""),
-        ("bytes=-0", 416, b""),
+        ("bytes=10-", 416, b"invalid range\n"),
+        ("bytes=5-4", 416, b"invalid range\n"),
+        ("bytes=-0", 416, b"invalid range\n"),
+        ("lines=1-2", 416, b"invalid range\n"),
+        ("bytes=-", 416, b"invalid range\n"),
         ("bytes=0-1,4-5", 200, b"0123456789"),
-        ("lines=1-2", 200, b"0123456789"),
-        ("bytes=-", 200, b"0123456789"),
     ],
 )
 def test_ranges(
@@ -239,6 +316,102 @@ def test_ranges(
             first = b"0123456789".index(content)
             expected = f"bytes {first}-{first + len(content) - 1}/10"
             assert response.headers["content-range"] == expected
+        elif status == 416:
+            assert response.headers["content-range"] == "bytes */10"
+
+
+_MODIFIED = "Sun, 06 Nov 1994 08:49:37 GMT"
+_BEFORE = "Sun, 06 Nov 1994 08:49:36 GMT"
+_TAG = '"a-tag"'
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"If-Modified-Since": _MODIFIED}, 304),
+        ({"If-Modified-Since": _BEFORE}, 200),
+        ({"If-Modified-Since": "yesterday"}, 200),
+        ({"If-Unmodified-Since": _MODIFIED}, 200),
+        ({"If-Unmodified-Since": _BEFORE}, 412),
+        ({"If-None-Match": "*"}, 304),
+        ({"If-None-Match": _TAG, "If-Modified-Since": _MODIFIED}, 200),
+        ({"If-Match": "*"}, 200),
+        ({"If-Match": _TAG}, 412),
+        ({"If-Match": "*", "If-Unmodified-Since": _BEFORE}, 200),
+        ({"Range": "bytes=0-1", "If-Range": _MODIFIED}, 206),
+        ({"Range": "bytes=0-1", "If-Range": _BEFORE}, 200),
+        ({"Range": "bytes=0-1", "If-Range": _TAG}, 200),
+        ({"Range": "bytes=0-1", "If-Modified-Since": _MODIFIED}, 304),
+        ({"Range": "bytes=0-1", "Accept-Encoding": "gzip"}, 206),
+    ],
+    ids=str,
+)
+def test_conditions(
+    client: httpx.Client, tmp_path: Path, headers: dict[str, str], status: int
+) -> None:
+    """As Go's `http.ServeContent`, which E2B's envd answers with."""
+    file = tmp_path / "file"
+    file.write_bytes(b"0123456789")
+    os.utime(file, ns=(0, 784111777_999999999))
+    response = client.get("/files", params={"path": str(file)}, headers=headers)
+    assert response.status_code == status
+    assert response.headers["last-modified"] == _MODIFIED
+    assert "etag" not in response.headers
+    assert response.content == {200: b"0123456789", 206: b"01"}.get(status, b"")
+
+
+def test_a_date_that_cannot_be_written(client: httpx.Client, tmp_path: Path) -> None:
+    for seconds in (0, -5):
+        os.utime(tmp_path, (seconds, seconds))
+        (tmp_path / "file").write_text("x")
+        os.utime(tmp_path / "file", (seconds, seconds))
+        response = client.get("/files", params={"path": str(tmp_path / "file")})
+        assert "last-modified" not in response.headers
+
+
+def test_a_range_of_an_empty_file(client: httpx.Client, tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    params = {"path": str(tmp_path / "empty")}
+    assert client.get("/files", params=params, headers={"Range": "bytes=0-99"}).status_code == 200
+
+
+def test_compose(client: httpx.Client, tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).write_text(name * 3)
+    body: dict[str, object] = {
+        "source_paths": [f"{tmp_path}/a", f"{tmp_path}/b"],
+        "destination": f"{tmp_path}/new/all",
+    }
+    response = client.post("/files/compose", json=body)
+    assert response.status_code == 200
+    assert response.json() == {"name": "all", "type": "file", "path": f"{tmp_path}/new/all"}
+    assert (tmp_path / "new" / "all").read_text() == "aaabbb"
+    assert os.listdir(tmp_path) == ["new"]
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ({}, 400),
+        ({"source_paths": [], "destination": "/tmp/x"}, 400),
+        ({"source_paths": ["/etc/hostname"], "destination": ""}, 400),
+        ({"source_paths": ["/etc/hostname"], "destination": "/etc/../etc/hostname"}, 400),
+        ({"source_paths": ["/etc"], "destination": "/tmp/x"}, 400),
+        ({"source_paths": ["/missing"], "destination": "/tmp/x"}, 404),
+        ({"source_paths": ["/missing"], "destination": "/tmp/x", "username": "nobody-here"}, 401),
+    ],
+)
+def test_compose_errors(client: httpx.Client, body: dict[str, object], code: int) -> None:
+    response = client.post("/files/compose", json=body)
+    assert (response.status_code, response.json()["code"]) == (code, code)
+    assert client.get("/files/compose").status_code == 405
+
+
+def test_compose_wants_the_token(doors: Doors) -> None:
+    sandbox = doors.add()
+    with doors.client(sandbox) as stranger:
+        del stranger.headers["X-Access-Token"]
+        assert stranger.post("/files/compose", json={}).status_code == 401
 
 
 def test_files_that_say_they_are_empty(client: httpx.Client, tmp_path: Path) -> None:

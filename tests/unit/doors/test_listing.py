@@ -7,7 +7,7 @@ from urllib.parse import quote, urlencode
 
 import pytest
 
-from atoll.doors.e2b.listing import list_page, parse_metadata
+from atoll.doors.e2b.listing import list_page, list_running, parse_metadata
 from atoll.errors import InvalidInput
 from atoll.sandboxes.model import Sandbox
 from tests.unit.conftest import make_template
@@ -69,3 +69,33 @@ def test_states(seven: list[Sandbox]) -> None:
     assert len(list_page(seven, {}, ["running,paused"]).sandboxes) == 7
     with pytest.raises(InvalidInput, match="dead"):
         list_page(seven, {}, ["running,dead"])
+
+
+def test_started_after_is_inclusive_and_knows_zones(seven: list[Sandbox]) -> None:
+    for moment in (
+        "2026-01-01T00:00:02Z",
+        "2026-01-01T00:00:02.000000000Z",
+        "2026-01-01T01:00:02+01:00",
+        "2026-01-01T00:00:02",
+    ):
+        found = list_page(seven, {"startedAfter": moment, "order": "asc"}, []).sandboxes
+        assert [each.sandbox_id for each in found] == ["s2", "s3", "s4", "s5", "s6"]
+
+
+@pytest.mark.parametrize("limit", ["", "0", "101", "-1", "1.0", "1_0", " 1", "\u0661", "9" * 5000])
+def test_limits_that_make_no_sense(limit: str) -> None:
+    with pytest.raises(InvalidInput, match="from 1 to 100"):
+        list_page([], {"limit": limit}, [])
+
+
+@pytest.mark.parametrize("token", ["%%", "é", "YQ==", "bmFuIHg=x", "////"])
+def test_tokens_that_nobody_gave_out(token: str) -> None:
+    with pytest.raises(InvalidInput, match="nextToken"):
+        list_page([], {"nextToken": token}, [])
+
+
+def test_the_old_list_has_all_that_run(seven: list[Sandbox]) -> None:
+    assert [each.sandbox_id for each in list_running(seven, None)] == [
+        f"s{n}" for n in range(6, -1, -1)
+    ]
+    assert list_running(seven, "a=1") == []

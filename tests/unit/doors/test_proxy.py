@@ -391,6 +391,27 @@ def test_hop_headers_of_answers_are_dropped(client: httpx.Client) -> None:
     assert not {"x-hop", "keep-alive", "proxy-authenticate"} & set(response.headers)
 
 
+def test_connections_are_kept_for_what_may_be_repeated(client: httpx.Client) -> None:
+    connections: list[list[bytes]] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests: list[bytes] = []
+        connections.append(requests)
+        # After the second request the connection is closed: the gateway has to see that.
+        while len(requests) < 2 and (line := await reader.readline()):
+            requests.append(line.split()[0])
+            while await reader.readline() != b"\r\n":
+                pass
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    with run_raw(talk) as service:
+        client.headers["E2b-Sandbox-Port"] = str(service.port)
+        for method in ("GET", "HEAD", "GET", "POST", "DELETE", "OPTIONS"):
+            assert client.request(method, "/").status_code == 200
+    assert connections == [[b"GET", b"HEAD"], [b"GET", b"OPTIONS"], [b"POST"], [b"DELETE"]]
+
+
 def test_cookies_are_not_kept_between_clients(
     doors: Doors, add_sandbox: Callable[..., Sandbox], service: Service, tmp_path: Path
 ) -> None:

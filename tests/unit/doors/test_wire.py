@@ -103,8 +103,7 @@ def test_snake_case_and_unknown_fields(client: httpx.Client) -> None:
     response = client.post(
         "/filesystem.Filesystem/CreateWatcher", json={"path": "/", "include_entry": True}
     )
-    assert response.status_code == 501
-    assert response.json()["code"] == "unimplemented"
+    assert response.json()["watcherId"].startswith("w")
 
 
 def test_unary_json_forms(client: httpx.Client) -> None:
@@ -333,18 +332,19 @@ def test_disconnect_reaches_the_agent_at_once(doors: Doors, sandbox: Sandbox) ->
         seen = b""
         while b"pid" not in seen:
             seen += sock.recv(4096)
-        assert agent_connections(doors) == before + 1
+        opened = agent_connections(doors) - before
+        assert opened
     deadline = time.monotonic() + 1
-    while agent_connections(doors) > before:
+    while opened & agent_connections(doors):
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
-def agent_connections(doors: Doors) -> int:
-    """How many connections the agent holds (rows of connected sockets with its name)."""
+def agent_connections(doors: Doors) -> set[str]:
+    """The connections that the agent holds: inodes of the connected sockets with its name."""
     with open("/proc/net/unix") as table:
         rows = [row.split() for row in table if row.rstrip().endswith(f"@{doors.agent_name}")]
-    return sum(row[5] == "03" for row in rows)
+    return {row[6] for row in rows if row[5] == "03"}
 
 
 def test_dropped_not_ended_when_the_sandbox_dies(

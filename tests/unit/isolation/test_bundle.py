@@ -21,6 +21,7 @@ def config(tmp_path: Path) -> dict[str, Any]:
         command=("/agent",),
         root=Path("/root"),
         runtime=Path("/runtime"),
+        volumes={"/data": Path("/volume")},
         cgroup="/atoll-x/box",
         swap_limits=True,
     )
@@ -53,10 +54,11 @@ def test_every_namespace_is_made_anew(config: dict[str, Any]) -> None:
     assert config["linux"]["uidMappings"][0]["hostID"] == ID_BASE
 
 
-def test_nothing_of_the_host_but_the_runtime_is_mounted(config: dict[str, Any]) -> None:
+def test_nothing_of_the_host_but_runtime_and_volumes_is_mounted(config: dict[str, Any]) -> None:
     binds = [each for each in config["mounts"] if each["source"].startswith("/")]
-    assert [each["destination"] for each in binds] == ["/.atoll"]
+    assert [each["destination"] for each in binds] == ["/.atoll", "/data"]
     assert {"ro", "nosuid", "nodev"} <= set(binds[0]["options"])
+    assert {"rw", "nosuid", "nodev"} <= set(binds[1]["options"])
 
 
 def test_the_filter_allows_only_what_is_listed() -> None:

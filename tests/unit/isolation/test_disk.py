@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from atoll.errors import HostError
-from atoll.isolation.disk import Disks, LoopDevice
+from atoll.isolation.disk import Disks, LoopDevice, lock_disk
 
 
 def _attached(path: Path) -> bool:
@@ -51,3 +52,41 @@ def test_a_loop_device_goes_when_it_is_closed(tmp_path: Path) -> None:
     while _attached(path):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_a_shared_disk_has_one_device(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    Disks(tmp_path / "blank").create(path, 64)
+    with LoopDevice(path, shared=True) as one:
+        with LoopDevice(path, shared=True) as other:
+            assert one.name == other.name
+        assert lock_disk(path, 0) is None
+        assert _attached(path)
+    held = lock_disk(path, 5)  # the kernel lets go of it a little later
+    assert held is not None
+    path.unlink()
+    path.write_bytes(b"")
+    os.close(held)
+
+
+def test_a_disk_that_was_removed_gets_no_device(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    Disks(tmp_path / "blank").create(path, 64)
+    held = lock_disk(path, 0)
+    assert held is not None
+    failures: list[OSError] = []
+
+    def attach() -> None:
+        try:
+            with LoopDevice(path, shared=True):
+                pass
+        except OSError as error:
+            failures.append(error)
+
+    attaching = threading.Thread(target=attach)
+    attaching.start()
+    time.sleep(0.05)
+    path.unlink()
+    os.close(held)
+    attaching.join()
+    assert [type(each) for each in failures] == [FileNotFoundError]

@@ -46,15 +46,28 @@ async def _answer_tcp(reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     writer.close()
 
 
+async def _listen() -> tuple[asyncio.DatagramTransport, Upstream, asyncio.Server, int]:
+    """Listen on one port for both protocols."""
+    loop = asyncio.get_running_loop()
+    while True:
+        transport, protocol = await loop.create_datagram_endpoint(
+            Upstream, local_addr=("127.0.0.1", 0)
+        )
+        port: int = transport.get_extra_info("sockname")[1]
+        try:
+            server = await asyncio.start_server(_answer_tcp, "127.0.0.1", port)
+        except OSError:  # taken for TCP
+            transport.close()
+            continue
+        return transport, protocol, server, port
+
+
 @pytest.fixture
 async def upstream(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Upstream]:
     """A resolver on loopback, on a port that is not privileged."""
-    loop = asyncio.get_running_loop()
-    transport, protocol = await loop.create_datagram_endpoint(Upstream, local_addr=("127.0.0.1", 0))
-    port = transport.get_extra_info("sockname")[1]
+    transport, protocol, server, port = await _listen()
     monkeypatch.setattr(dns, "_PORT", port)
     monkeypatch.setattr(dns, "_UPSTREAM_SECONDS", 0.3)
-    server = await asyncio.start_server(_answer_tcp, "127.0.0.1", port)
     yield protocol
     transport.close()
     server.close()

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from atoll.isolation.driver import Egress, Resources
 from atoll.sandboxes.model import Sandbox
-from atoll.sandboxes.records import dump_sandbox, load_template, restore_sandbox
+from atoll.sandboxes.records import dump_sandbox, restore_sandbox
+from atoll.templates.model import load_template
 from tests.unit.conftest import make_template
 
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from atoll.errors import HostError
+from atoll.sandboxes.history import History
 from atoll.sandboxes.model import EndReason, Sandbox
 from atoll.sandboxes.records import dump_sandbox
 from atoll.sandboxes.service import SandboxService
@@ -35,26 +36,42 @@ class StubbornHost:
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SandboxStore]:
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
     database = Database(f"sqlite:///{tmp_path}/atoll.db")
-    yield SandboxStore(database)
+    yield database
     database.close()
+
+
+@pytest.fixture
+def store(database: Database) -> SandboxStore:
+    return SandboxStore(database)
+
+
+@pytest.fixture
+async def history(database: Database) -> AsyncIterator[History]:
+    history = History(database, interval=5, hours=1, event_days=1, ended_days=1)
+    yield history
+    await history.stop()
 
 
 async def test_what_could_not_be_removed_is_tried_again(
     tmp_path: Path,
     store: SandboxStore,
+    history: History,
     make_sandbox: Callable[..., Sandbox],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("atoll.sandboxes.service._FIRST_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("atoll.sandboxes.endings._FIRST_RETRY_SECONDS", 0.01)
     host = StubbornHost(HostError("a process would not die"), OSError("the disk is busy"))
     service = SandboxService(
         driver=cast(Any, host),
         store=store,
+        lifecycle=history.lifecycle,
+        volumes=cast(Any, None),
         templates=TemplateCatalog(tmp_path),
         data_dir=tmp_path,
         pool_size=0,
+        warm=(),
         max_sandboxes=1,
         max_timeout=60,
         min_free_disk_mb=0,

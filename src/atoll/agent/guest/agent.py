@@ -16,6 +16,8 @@ TYPE_CHECKING = False  # The typing module itself is not in the runtime director
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .watches import Watching
+
 
 class Agent:
     """The agent's state: who is connected, which children run, who the users are."""
@@ -26,6 +28,7 @@ class Agent:
         self.children: dict[int, Callable[[int], None]] = {}
         """What to do with the exit status of each child of the agent's own."""
         self.processes = Processes(self)
+        self.watching: set[Watching] = set()
         self.operations: dict[str, Callable[[Agent, Connection, dict[str, object]], None]] = {}
 
     def dispatch(self, connection: Connection, request: dict[str, object]) -> None:
@@ -33,6 +36,10 @@ class Agent:
         operation = self.operations.get(text(request, "op"))
         if operation is None:
             raise Refusal("invalid_argument", "unknown operation")
+        # A directory that the request before this one made has to be watched before this one writes
+        # to it: else that would be found later, instead of seen.
+        for watching in tuple(self.watching):
+            watching.catch_up()
         operation(self, connection, request)
 
     def user(self, request: dict[str, object]) -> User:

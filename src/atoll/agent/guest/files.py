@@ -16,7 +16,7 @@ from .refusal import Refusal, quote, refuse_path
 from .requests import mapping, number, text
 from .trees import list_tree, move_across, remove_tree
 from .users import acting_as
-from .wire import message
+from .wire import Batch
 
 TYPE_CHECKING = False  # The typing module itself is not in the runtime directory.
 if TYPE_CHECKING:
@@ -27,12 +27,15 @@ _SHORT_LISTING = 128
 
 
 def stat_path(agent: Agent, connection: Connection, request: dict[str, object]) -> None:
-    """`stat`: describe a path. A path through something that is no directory does not exist."""
+    """`stat`: describe a path. A path through something that is no directory does not exist.
+
+    As with E2B's envd, which is root, this asks no permission: whether something exists has an
+    answer where the user may not look, too.
+    """
     user = agent.user(request)
     path = locate(text(request, "path"), user)
     try:
-        with acting_as(user):
-            entry = describe_path(path, agent.accounts)
+        entry = describe_path(path, agent.accounts)
     except NotADirectoryError as error:
         raise Refusal("not_found", f"path {quote(path)} does not exist") from error
     except OSError as error:
@@ -63,8 +66,10 @@ def list_directory(agent: Agent, connection: Connection, request: dict[str, obje
         accounts = agent.accounts
         agent.delegate(connection, user, lambda sender: list_tree(sender, path, depth, accounts))
         return
-    if entries:
-        connection.send(message({"entries": entries}))
+    batch = Batch("entries", connection.send)
+    for entry in entries:
+        batch.add(entry)
+    batch.flush()
     connection.finish()
 
 
@@ -169,13 +174,6 @@ def remove(agent: Agent, connection: Connection, request: dict[str, object]) -> 
         agent.delegate(connection, user, lambda _: remove_tree(path))
     else:
         connection.finish()
-
-
-def measure_disk(agent: Agent, connection: Connection, request: dict[str, object]) -> None:
-    """`disk`: size and use of the sandbox's root file system, in bytes."""
-    info = os.statvfs("/")
-    used = (info.f_blocks - info.f_bfree) * info.f_frsize
-    connection.finish({"total": info.f_blocks * info.f_frsize, "used": used})
 
 
 def configure(agent: Agent, connection: Connection, request: dict[str, object]) -> None:

@@ -7,11 +7,20 @@ import gc
 import os
 import sys
 
-from . import files, programs, transfers
+from . import composing, files, programs, transfers, watches
 from .agent import Agent
 from .connection import Connection
 from .loop import READ, Loop
-from .signals import SIG_DFL, SIGCHLD, SIGINT, set_wakeup_fd, signal
+from .signals import (
+    SIG_DFL,
+    SIGCHLD,
+    SIGHUP,
+    SIGINT,
+    SIGQUIT,
+    SIGTERM,
+    set_wakeup_fd,
+    signal,
+)
 from .worker import killed_first
 
 DEFAULT_NAME = "atoll-agent"
@@ -55,9 +64,10 @@ def main(arguments: list[str]) -> None:
             "mkdir": files.make_directory,
             "move": files.move,
             "remove": files.remove,
-            "disk": files.measure_disk,
             "read": transfers.read_file,
             "write": transfers.write_file,
+            "compose": composing.compose,
+            "watch": watches.watch_directory,
         }
     )
     _handle_signals(agent)
@@ -82,8 +92,10 @@ def _have_standard_descriptors() -> None:
 
 def _handle_signals(agent: Agent) -> None:
     # The first process of a pid namespace does not get signals that it has no handler for, so the
-    # interpreter's handler for this one has to go. Nothing is ignored: programs would inherit that.
-    signal(SIGINT, SIG_DFL)
+    # interpreter's handler for this one has to go. What is ignored here is ignored by every program
+    # started: a server run by nohup hands down SIGHUP, one in a script's background SIGINT.
+    for number in (SIGHUP, SIGINT, SIGQUIT, SIGTERM):
+        signal(number, SIG_DFL)
     bell, ring = os.pipe()
     os.set_blocking(bell, False)
     os.set_blocking(ring, False)

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from .users import Accounts, User
 
 METADATA_PREFIX = "user.e2b."
+_METADATA_SIZE = 16 * 1024
+"""Most bytes of metadata that are told of one file: four times what an upload may give it. Programs
+in the sandbox can write more on some file systems; that must not make the file untellable."""
 
 
 def locate(path: str, user: User) -> str:
@@ -97,18 +100,23 @@ def permissions(mode: int) -> str:
 
 
 def read_metadata(path: str | int) -> dict[str, str]:
-    """Read the E2B metadata of a file. What cannot be read does not exist."""
+    """Read the E2B metadata of a file, in the order of the names, as far as it is told. What
+    cannot be read does not exist."""
     try:
         names = os.listxattr(path)
     except OSError:
         return {}
     found: dict[str, str] = {}
-    for name in names:
+    size = 0
+    for name in sorted(names):
         if name.startswith(METADATA_PREFIX):
             try:
                 value = os.getxattr(path, name)
             except OSError:
                 continue
+            size += len(name) + len(value)
+            if size > _METADATA_SIZE:
+                break
             found[printable(name[len(METADATA_PREFIX) :])] = value.decode("utf-8", "replace")
     return found
 

@@ -9,6 +9,7 @@ from .ending import describe_end
 from .loop import READ, WRITE
 from .output import HeldOutput
 from .refusal import Refusal, describe, refuse_resources
+from .sessions import kill_session
 from .signals import SIGKILL
 from .spawn import Program, set_window, spawn
 from .wire import PTY, STDERR, STDOUT, frame, message
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from .processes import Processes
 
 _CHUNK = 64 * 1024
+_DRAINING_READS = 64
+"""More than a terminal's buffer takes: whoever opens it anew and goes on writing is not heard."""
 _CLIENT_BOUND = 256 * 1024
 """Bytes waiting for the slowest attached client above which a process's output is left unread."""
 
@@ -38,6 +41,7 @@ class Process:
         self._processes = processes
         self._loop = processes.agent.loop
         self._clients: list[Connection] = []
+        self.watchers: list[Connection] = []
         self._status: int | None = None
         self._outputs = started.outputs
         self._reading = True
@@ -70,6 +74,16 @@ class Process:
         self._clients.remove(client)
         self.balance()
 
+    def watch(self, client: Connection) -> None:
+        """Tell a client of the end. It counts as nobody: it neither takes nor delays output."""
+        client.send(message({"start": {"pid": self.pid}}))
+        if self._processes.ended.get(self.pid) is self:
+            client.finish(self._end())
+            return
+        client.task = Watching(self.watchers, client)
+        self.watchers.append(client)
+        client.flush()
+
     def balance(self) -> None:
         """Read the program's output only while every attached client keeps up."""
         reading = all(client.pending <= _CLIENT_BOUND for client in self._clients)
@@ -77,6 +91,7 @@ class Process:
             self._reading = reading
             for fd in self._outputs:
                 self._update(fd)
+            self._drain()
 
     def _update(self, fd: int) -> None:
         mask = READ if self._reading else 0
@@ -96,6 +111,18 @@ class Process:
         self._read(fd)
         if self.is_pty and events & WRITE:
             self._write_input()
+
+    def _drain(self) -> None:
+        """A terminal is hung up when its session's leader ends. Jobs that live on keep it open, but
+        write to it no more: take what is there, and let go of it."""
+        if not self.is_pty or self._status is None:
+            return
+        for fd in tuple(self._outputs):
+            for _ in range(_DRAINING_READS):
+                if fd in self._outputs:
+                    self._read(fd)
+            if self._reading:
+                self._abandon()
 
     def _read(self, fd: int) -> None:
         if not self._reading:
@@ -126,6 +153,7 @@ class Process:
 
     def _on_exit(self, status: int) -> None:
         self._status = status
+        self._drain()
         self._check_end()
 
     def _end(self) -> dict[str, object]:
@@ -143,6 +171,9 @@ class Process:
             client.finish(self._end())
         if not clients:
             self._processes.keep(self)
+        watchers, self.watchers = self.watchers, []
+        for watcher in watchers:
+            watcher.finish(self._end())
 
     # Input -------------------------------------------------------------------------------------
 
@@ -240,7 +271,10 @@ class Process:
     # Control -----------------------------------------------------------------------------------
 
     def signal(self, number: int) -> None:
-        """Signal the process and all of its group. Raises `Refusal` (not_found)."""
+        """Signal the process and all of its group; a kill of a terminal ends all its session.
+
+        Raises `Refusal` (not_found).
+        """
         try:
             try:
                 os.killpg(self.pid, number)
@@ -248,6 +282,8 @@ class Process:
                 if self._status is not None:  # Reaped: the number may be another's by now.
                     raise
                 os.kill(self.pid, number)
+            if self.is_pty and number == SIGKILL:
+                kill_session(self.pid)
         except ProcessLookupError as error:
             if number == SIGKILL and self._outputs:
                 self._abandon()
@@ -257,8 +293,8 @@ class Process:
             raise Refusal("invalid_argument", f"signal {number}: {describe(error)}") from error
 
     def _abandon(self) -> None:
-        """Its group is dead, but someone outside it (a daemon) still holds the pipes: a kill has
-        to end the operation, so stop listening."""
+        """Its group is dead, but someone outside it (a daemon, a job) still holds the pipes or the
+        terminal: stop listening."""
         for fd in list(self._outputs):
             self._loop.forget(fd)
             del self._outputs[fd]
@@ -293,6 +329,18 @@ class Attached(Task):
     def on_gone(self) -> None:
         """The client left."""
         self._process.detach(self._client)
+
+
+class Watching(Task):
+    """A connection that waits for a process's end."""
+
+    def __init__(self, watchers: list[Connection], client: Connection) -> None:
+        self._watchers = watchers
+        self._client = client
+
+    def on_gone(self) -> None:
+        """The client left."""
+        self._watchers.remove(self._client)
 
 
 class Input(Body):

@@ -52,8 +52,13 @@ def start(agent: Agent, connection: Connection, request: dict[str, object]) -> N
 
 
 def attach(agent: Agent, connection: Connection, request: dict[str, object]) -> None:
-    """`attach`: receive the output of a process, and what it wrote since nobody did."""
-    _select(agent, request, ended=True).attach(connection)
+    """`attach`: receive the output of a process, and what it wrote since nobody did; or its end
+    alone."""
+    process = _select(agent, request, ended=True)
+    if request.get("output") is False:
+        process.watch(connection)
+    else:
+        process.attach(connection)
 
 
 def list_processes(agent: Agent, connection: Connection, request: dict[str, object]) -> None:

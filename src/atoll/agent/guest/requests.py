@@ -32,6 +32,22 @@ def number(request: dict[str, object], key: str, low: int, high: int, default: i
     return value
 
 
+def flag(request: dict[str, object], key: str) -> bool:
+    """A truth value of the request; a missing one is false."""
+    value = request.get(key, False)
+    if not isinstance(value, bool):
+        raise Refusal("invalid_argument", f"{key} must be true or false")
+    return value
+
+
+def texts(request: dict[str, object], key: str) -> list[str]:
+    """A list of text of the request."""
+    value = request.get(key)
+    if not isinstance(value, list):
+        raise Refusal("invalid_argument", f"{key} must be a list")
+    return [text({key: each}, key) for each in value]
+
+
 def mapping(request: dict[str, object], key: str) -> dict[str, str]:
     """A mapping of text to text."""
     value = request.get(key) or {}

@@ -50,7 +50,8 @@ def read_file(agent: Agent, connection: Connection, request: dict[str, object]) 
         raise Refusal("not_found", f"path {quote(path)} does not exist") from error
     except OSError as error:
         raise _refuse_open(error, path) from error
-    entry["size"] = info.st_size  # Of the file that is open, not of a link or a successor.
+    # Of the file that is open, not of a link or a successor.
+    entry["size"], entry["modified_ns"] = info.st_size, info.st_mtime_ns
     connection.send(message({"entry": entry}))
     Reading(connection, fd, path, offset, length, info.st_size).on_room()
 

@@ -12,7 +12,7 @@ import stat
 
 from .paths import describe_path
 from .refusal import Refusal, quote, refuse_path
-from .wire import ENTRY_LIMIT, message
+from .wire import ENTRY_LIMIT, Batch
 
 TYPE_CHECKING = False  # The typing module itself is not in the runtime directory.
 if TYPE_CHECKING:
@@ -21,36 +21,32 @@ if TYPE_CHECKING:
     from .users import Accounts
     from .worker import Sender
 
-_BATCH = 256
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def list_tree(sender: Sender, root: str, depth: int, accounts: Accounts) -> dict[str, object]:
     """Send the entries below a directory in batches: each directory's in order of name, what is in
     a directory right after it."""
-    batch: list[dict[str, object]] = []
+    batch = Batch("entries", sender.send)
     count = 0
     pending = [(path, 1) for path in reversed(_names(root))]
     while pending:
         path, level = pending.pop()
         try:
-            batch.append(describe_path(path, accounts))
+            entry = describe_path(path, accounts)
             inside = level < depth and stat.S_ISDIR(os.lstat(path).st_mode)
         except OSError:
             continue  # Gone, or hidden from this user, since its directory was read.
         count += 1
         if count > ENTRY_LIMIT:
             raise Refusal("resource_exhausted", f"more than {ENTRY_LIMIT} entries")
-        if len(batch) == _BATCH:
-            sender.send(message({"entries": batch}))
-            batch = []
+        batch.add(entry)
         if inside:
             try:
                 pending.extend((name, level + 1) for name in reversed(_names(path)))
             except OSError:
                 continue
-    if batch:
-        sender.send(message({"entries": batch}))
+    batch.flush()
     return {}
 
 

@@ -14,7 +14,7 @@ import _json
 
 TYPE_CHECKING = False  # The typing module itself is not in the runtime directory.
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 PROTOCOL = 1
 """Raised when an old agent could misunderstand a new host, or the other way round."""
@@ -26,6 +26,8 @@ REQUEST_LIMIT = 3 * 1024 * 1024
 """Most bytes of JSON in one request. Echoed back in a reply it stays below `MESSAGE_LIMIT`."""
 MESSAGE_LIMIT = 4 * 1024 * 1024
 """Most bytes of JSON in one reply."""
+_BATCH_SIZE = 64 * 1024
+"""Bytes of JSON that one message of a list gathers; one large item makes it larger."""
 ENTRY_LIMIT = 100_000
 """Most entries that one listing gives."""
 
@@ -94,3 +96,28 @@ def frame(kind: int, payload: bytes) -> bytes:
 def message(value: Mapping[str, object]) -> bytes:
     """Make a whole `J` frame."""
     return frame(JSON, encode_json(value))
+
+
+class Batch:
+    """Makes messages of many small things: each holds a list of them under one key."""
+
+    def __init__(self, key: str, send: Callable[[bytes], object]) -> None:
+        self._key = key
+        self._send = send
+        self._items: list[bytes] = []
+        self._size = 0
+
+    def add(self, item: Mapping[str, object]) -> None:
+        """Take one; send what there is before it when they would be too many together."""
+        encoded = encode_json(item)
+        if self._size + len(encoded) > _BATCH_SIZE:
+            self.flush()
+        self._items.append(encoded)
+        self._size += len(encoded) + 1
+
+    def flush(self) -> None:
+        """Send what there is."""
+        if self._items:
+            self._send(frame(JSON, b'{"%s":[%s]}' % (self._key.encode(), b",".join(self._items))))
+            self._items.clear()
+            self._size = 0

@@ -10,6 +10,7 @@ from atoll.errors import (
     AgentFailed,
     AtollError,
     Conflict,
+    EventsLost,
     Exhausted,
     Forbidden,
     HostError,
@@ -19,6 +20,7 @@ from atoll.errors import (
     Overloaded,
     PathExists,
     PortClosed,
+    RequestMismatch,
     SandboxGone,
     TooLarge,
     Unauthenticated,
@@ -28,6 +30,7 @@ _CODES: dict[type[AtollError], tuple[int, Code]] = {
     AtollError: (500, Code.INTERNAL),
     InvalidInput: (400, Code.INVALID_ARGUMENT),
     TooLarge: (413, Code.RESOURCE_EXHAUSTED),
+    RequestMismatch: (422, Code.INVALID_ARGUMENT),
     Unauthenticated: (401, Code.UNAUTHENTICATED),
     Forbidden: (403, Code.PERMISSION_DENIED),
     NotFound: (404, Code.NOT_FOUND),
@@ -36,6 +39,7 @@ _CODES: dict[type[AtollError], tuple[int, Code]] = {
     Exhausted: (429, Code.RESOURCE_EXHAUSTED),
     NoSpace: (507, Code.RESOURCE_EXHAUSTED),
     Overloaded: (503, Code.RESOURCE_EXHAUSTED),
+    EventsLost: (500, Code.INTERNAL),
     SandboxGone: (502, Code.UNAVAILABLE),
     PortClosed: (502, Code.UNAVAILABLE),
     AgentFailed: (500, Code.INTERNAL),
@@ -58,7 +62,10 @@ def http_status(error: AtollError) -> int:
 
 def http_body(error: AtollError) -> dict[str, int | str]:
     """The JSON body that goes with `http_status`."""
-    return {"code": http_status(error), "message": str(error)}
+    body: dict[str, int | str] = {"code": http_status(error), "message": str(error)}
+    if isinstance(error, RequestMismatch):
+        body["error_code"] = "idempotency_request_mismatch"  # as E2B's SDK documents it
+    return body
 
 
 def connect_error(error: AtollError) -> ConnectError:

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from atoll.doors.e2b.codes import http_body, http_status
-from atoll.errors import AtollError, TooLarge
+from atoll.errors import AtollError, RateLimited, TooLarge
 
 log = structlog.get_logger(__name__)
 
@@ -46,8 +46,12 @@ async def _answer_health(request: Request) -> Response:
 def _answer_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, AtollError)
     status = http_status(error)
-    # A client that would try again gets the same answer, unless the server was merely busy.
-    headers = {"Should-Retry": "false"} if status != 503 else {"Retry-After": "1"}
+    # A client that would try again gets the same answer, unless it was merely too early.
+    headers = {"Should-Retry": "false"}
+    if isinstance(error, RateLimited):
+        headers = {"Retry-After": str(error.retry_after)}
+    elif status == 503:
+        headers = {"Retry-After": "1"}
     if isinstance(error, TooLarge):
         headers["Connection"] = "close"  # what is left of the body is not worth reading
     return JSONResponse(http_body(error), status_code=status, headers=headers)

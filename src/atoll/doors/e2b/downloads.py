@@ -12,25 +12,21 @@ from urllib.parse import quote
 from starlette.types import Receive, Scope
 
 from atoll.agent.channel import Piece
-from atoll.agent.streams import FileReader
+from atoll.agent.model import Entry
 from atoll.doors.answers import answer_bytes, header
+from atoll.doors.e2b.conditions import Part, choose_part, is_conditional, last_modified
 from atoll.doors.e2b.encodings import choose_encoding, deflate
-from atoll.doors.e2b.filesystem import printable
+from atoll.doors.e2b.entries import printable
 from atoll.doors.lines import Line
 from atoll.errors import AgentFailed
 from atoll.sandboxes.model import Sandbox
 
-_RANGE = re.compile(r"bytes=\s*([0-9]{0,18})-([0-9]{0,18})")
 _AT_ONCE = 64 * 1024
 """Bytes up to which a file is read whole before it is sent. It then has the length that was read:
 files of /sys announce more than they hold."""
 
 # The interpreter's own table, so that the answer does not depend on files of the host.
 _types = mimetypes.MimeTypes(filenames=())
-
-
-class _BadRange(Exception):
-    pass
 
 
 async def send_file(
@@ -42,28 +38,26 @@ async def send_file(
     agent = sandbox.agent
     path = query.get("path", "")
     user = query.get("username") or sandbox.template.user
-    wanted = _read_range(scope)
-    if wanted is None:
-        reader = await agent.read_file(path, user=user)
-        start, length = 0, reader.entry.size
-    else:
-        async with await agent.read_file(path, user=user, length=0) as probe:
-            size = probe.entry.size
-        try:
-            start, length = _resolve_range(wanted, size)
-        except _BadRange:
-            headers = [(b"content-range", b"bytes */%d" % size)]
-            await answer_bytes(scope, line.send, 416, b"", headers)
-            return
+    part: Part | None = None
+    if is_conditional(scope):
         encoding = "identity"
-        reader = await agent.read_file(path, user=user, offset=start, length=length)
+        async with await agent.read_file(path, user=user, length=0) as probe:
+            entry = probe.entry
+        part = choose_part(scope, entry.size, entry.modified_ns)
+        if part.status not in (200, 206):
+            await _refuse(scope, line, part.status, entry)
+            return
+    if part is None or part.status == 200:
+        reader = await agent.read_file(path, user=user)
+        status, length = 200, reader.entry.size
+    else:
+        status, length = 206, part.length
+        reader = await agent.read_file(path, user=user, offset=part.start, length=length)
     try:
-        headers = _describe(reader)
-        status = 200
-        if wanted is not None:
-            status = 206
-            last = start + length - 1
-            headers.append((b"content-range", b"bytes %d-%d/%d" % (start, last, size)))
+        headers = _describe(reader.entry)
+        if part is not None and status == 206:
+            last = part.start + length - 1
+            headers.append((b"content-range", b"bytes %d-%d/%d" % (part.start, last, entry.size)))
         if encoding == "identity" and 0 < length <= _AT_ONCE:
             content = await _gather(aiter(reader), length)
             await answer_bytes(scope, line.send, status, content, headers)
@@ -119,9 +113,23 @@ async def _exactly(chunks: AsyncIterator[Piece], length: int) -> AsyncIterator[P
         raise AgentFailed("the file became shorter while it was read")
 
 
-def _describe(reader: FileReader) -> list[tuple[bytes, bytes]]:
-    name = printable(reader.entry.name)
+async def _refuse(scope: Scope, line: Line, status: int, entry: Entry) -> None:
+    if status != 416:
+        headers = [each for each in _describe(entry) if each[0] != b"content-type"]
+        await answer_bytes(scope, line.send, status, b"", headers)
+        return
+    headers = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-range", b"bytes */%d" % entry.size),
+    ]
+    await answer_bytes(scope, line.send, status, b"invalid range\n", headers)
+
+
+def _describe(entry: Entry) -> list[tuple[bytes, bytes]]:
+    name = printable(entry.name)
+    modified = last_modified(entry.modified_ns)
     return [
+        *([(b"last-modified", modified)] if modified is not None else []),
         (b"content-type", _content_type(name)),
         (b"content-disposition", _disposition(name)),
         (b"accept-ranges", b"bytes"),
@@ -144,27 +152,3 @@ def _disposition(name: str) -> bytes:
     if plain == name:
         return f'inline; filename="{name}"'.encode()
     return f"inline; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}".encode()
-
-
-def _read_range(scope: Scope) -> tuple[int | None, int | None] | None:
-    """The one range that the client asks for. Several are answered with the whole, as HTTP allows;
-    so is one on condition of a validator, as there are none here."""
-    raw = header(scope, b"range")
-    if raw is None or header(scope, b"if-range") is not None:
-        return None
-    match = _RANGE.fullmatch(raw.decode("latin-1").strip())
-    if match is None or not (match[1] or match[2]):
-        return None
-    return (int(match[1]) if match[1] else None, int(match[2]) if match[2] else None)
-
-
-def _resolve_range(wanted: tuple[int | None, int | None], size: int) -> tuple[int, int]:
-    first, last = wanted
-    if first is None:
-        length = min(last or 0, size)
-        first, last = size - length, size - 1
-    else:
-        last = size - 1 if last is None else min(last, size - 1)
-    if first >= size or last < first:
-        raise _BadRange
-    return first, last - first + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -9,10 +10,17 @@ import structlog
 from connectrpc.server import ConnectASGIApplication
 from starlette.types import Receive, Scope, Send
 
-from atoll.doors.answers import answer_empty, answer_json, header
+from atoll.doors.answers import answer_empty, answer_gone, answer_json, header
 from atoll.doors.cors import answer_preflight, is_preflight
-from atoll.doors.e2b.access import check_file_access, check_token, find_user
+from atoll.doors.e2b.access import (
+    Operation,
+    check_file_access,
+    check_token,
+    find_signed,
+    find_user,
+)
 from atoll.doors.e2b.codes import connect_error, http_body, http_status
+from atoll.doors.e2b.composing import compose_files
 from atoll.doors.e2b.downloads import send_file
 from atoll.doors.e2b.filesystem import Filesystem
 from atoll.doors.e2b.gen.filesystem_connect import FilesystemASGIApplication
@@ -36,6 +44,7 @@ _METHODS = {
     "/metrics": ("GET",),
     "/envs": ("GET",),
     "/files": ("GET", "POST"),
+    "/files/compose": ("POST",),
 }
 # What E2B's infrastructure alone may call; here the host has other ways to do these things.
 _INTERNAL = frozenset(("/init", "/freeze", "/unfreeze", "/collapse", "/fsfreeze", "/fsthaw"))
@@ -66,6 +75,24 @@ class Envd:
         else:
             await _refuse(scope, send, 404, f"there is no {path}")
 
+    async def answer_signed(
+        self, sandboxes: Iterable[Sandbox], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Answer a request for a file that names its sandbox by nothing but its signature."""
+        if is_preflight(scope):
+            await answer_preflight(scope, send)
+            return
+        try:
+            sandbox = find_signed(sandboxes, _read_query(scope), _operation(scope))
+        except AtollError as error:
+            # The same for a wrong signature and for a sandbox that is no more.
+            await answer_json(scope, send, http_status(error), http_body(error))
+            return
+        try:
+            await self._rest(sandbox, scope, receive, send)
+        except SandboxGone:
+            await answer_gone(scope, send, sandbox.sandbox_id)
+
     async def _rest(self, sandbox: Sandbox, scope: Scope, receive: Receive, send: Send) -> None:
         path, method = scope["path"], scope["method"]
         if method not in _METHODS[path]:
@@ -79,6 +106,11 @@ class Envd:
                 await answer_empty(scope, send, 204)
             elif path == "/files":
                 await self._files(sandbox, scope, receive, send)
+            elif path == "/files/compose":
+                check_token(sandbox, scope)
+                await self._lines.run(
+                    sandbox, send, lambda line: compose_files(sandbox, scope, receive, line)
+                )
             else:
                 check_token(sandbox, scope)
                 found = sandbox.envs if path == "/envs" else await measure(sandbox)
@@ -92,16 +124,9 @@ class Envd:
             await answer_json(scope, send, http_status(error), refusal)
 
     async def _files(self, sandbox: Sandbox, scope: Scope, receive: Receive, send: Send) -> None:
-        query = dict(
-            parse_qsl(
-                scope["query_string"].decode("latin-1"),
-                keep_blank_values=True,
-                errors="surrogateescape",
-            )
-        )
-        downloading = scope["method"] == "GET"
-        check_file_access(sandbox, scope, query, "read" if downloading else "write")
-        transfer = send_file if downloading else take_files
+        query = _read_query(scope)
+        check_file_access(sandbox, scope, query, _operation(scope))
+        transfer = send_file if scope["method"] == "GET" else take_files
         await self._lines.run(
             sandbox, send, lambda line: transfer(sandbox, scope, receive, line, query)
         )
@@ -118,15 +143,39 @@ class Envd:
 
         async def work(line: Line) -> None:
             app: ConnectASGIApplication[Any]
+            keepalive = _keepalive(scope)
             if scope["path"].startswith(_PROCESSES):
-                service = Processes(sandbox, line, user=user, keepalive=_keepalive(scope))
+                service = Processes(sandbox, line, user=user, keepalive=keepalive)
                 app = ProcessASGIApplication(service, codecs=CODECS, read_max_bytes=MAX_MESSAGE)
             else:
-                files = Filesystem(sandbox, line, user=user)
+                files = Filesystem(sandbox, line, user=user, keepalive=keepalive)
                 app = FilesystemASGIApplication(files, codecs=CODECS, read_max_bytes=MAX_MESSAGE)
             await serve(app, scope, receive, line)
 
         await self._lines.run(sandbox, send, work)
+
+
+def is_signed(scope: Scope) -> bool:
+    """Whether a request is for a file, by signature."""
+    return (
+        scope["type"] == "http"
+        and scope["path"] == "/files"
+        and b"signature=" in scope["query_string"]
+    )
+
+
+def _read_query(scope: Scope) -> dict[str, str]:
+    return dict(
+        parse_qsl(
+            scope["query_string"].decode("latin-1"),
+            keep_blank_values=True,
+            errors="surrogateescape",
+        )
+    )
+
+
+def _operation(scope: Scope) -> Operation:
+    return "read" if scope["method"] == "GET" else "write"
 
 
 async def _refuse(scope: Scope, send: Send, status: int, message: str) -> None:

@@ -1,36 +1,30 @@
-"""`filesystem.Filesystem`: look at, make, move and remove the entries of a sandbox."""
+"""`filesystem.Filesystem`: look at, make, move, remove and watch the entries of a sandbox."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncGenerator
 from typing import Any
 
-from connectrpc.code import Code
-from connectrpc.errors import ConnectError
 from connectrpc.request import RequestContext
-from protobuf.wkt import Timestamp
 
-from atoll.agent.model import Entry
+from atoll.doors.e2b.entries import describe_entry
 from atoll.doors.e2b.gen import filesystem_pb as pb
 from atoll.doors.e2b.gen.filesystem_connect import Filesystem as FilesystemService
 from atoll.doors.e2b.rpc import wired_errors
+from atoll.doors.e2b.watching import describe_event, follow, read_config
 from atoll.doors.lines import Line
 from atoll.sandboxes.model import Sandbox
-
-_TYPES = {
-    "file": pb.FileType.FILE,
-    "directory": pb.FileType.DIRECTORY,
-    "symlink": pb.FileType.SYMLINK,
-}
 
 
 class Filesystem(FilesystemService):
     """The service, for one request."""
 
-    def __init__(self, sandbox: Sandbox, line: Line, *, user: str) -> None:
+    def __init__(self, sandbox: Sandbox, line: Line, *, user: str, keepalive: float) -> None:
         self._sandbox = sandbox
         self._line = line
         self._user = user
+        self._keepalive = keepalive
 
     async def stat(self, request: pb.StatRequest, ctx: RequestContext[Any, Any]) -> pb.StatResponse:
         """Describe an entry; a symlink by what it leads to."""
@@ -74,57 +68,42 @@ class Filesystem(FilesystemService):
 
     def watch_dir(
         self, request: pb.WatchDirRequest, ctx: RequestContext[Any, Any]
-    ) -> AsyncIterator[pb.WatchDirResponse]:
-        """Refuse: see `_no_watching`."""
-        raise _no_watching()
+    ) -> AsyncGenerator[pb.WatchDirResponse]:
+        """Stream what happens in a directory."""
+        return self._follow(request, ctx)
+
+    async def _follow(
+        self, request: pb.WatchDirRequest, ctx: RequestContext[Any, Any]
+    ) -> AsyncGenerator[pb.WatchDirResponse]:
+        with wired_errors(self._line):
+            config = read_config(request)
+            async with await self._sandbox.agent.watch(config, user=self._user) as stream:
+                events = follow(stream, keepalive=self._keepalive, timeout_ms=ctx.timeout_ms)
+                async with contextlib.aclosing(events):
+                    async for event in events:
+                        yield event
 
     async def create_watcher(
         self, request: pb.CreateWatcherRequest, ctx: RequestContext[Any, Any]
     ) -> pb.CreateWatcherResponse:
-        """Refuse: see `_no_watching`."""
-        raise _no_watching()
+        """Watch a directory, for a client that asks for the events from time to time."""
+        with wired_errors(self._line):
+            watchers = self._sandbox.agent.watchers
+            watcher_id = await watchers.create(read_config(request), user=self._user)
+        return pb.CreateWatcherResponse(watcher_id=watcher_id)
 
     async def get_watcher_events(
         self, request: pb.GetWatcherEventsRequest, ctx: RequestContext[Any, Any]
     ) -> pb.GetWatcherEventsResponse:
-        """Refuse: see `_no_watching`."""
-        raise _no_watching()
+        """Tell what happened since the client last asked, until this very moment."""
+        with wired_errors(self._line):
+            events = await self._sandbox.agent.watchers.poll(request.watcher_id)
+        return pb.GetWatcherEventsResponse(events=[describe_event(each) for each in events])
 
     async def remove_watcher(
         self, request: pb.RemoveWatcherRequest, ctx: RequestContext[Any, Any]
     ) -> pb.RemoveWatcherResponse:
-        """Refuse: see `_no_watching`."""
-        raise _no_watching()
-
-
-def _no_watching() -> ConnectError:
-    return ConnectError(Code.UNIMPLEMENTED, "this server can't watch directories yet")
-
-
-def describe_entry(entry: Entry) -> pb.EntryInfo:
-    """The entry as the SDKs read it."""
-    info = pb.EntryInfo(
-        name=printable(entry.name),
-        type=_TYPES.get(entry.type, pb.FileType.UNSPECIFIED),
-        path=printable(entry.path),
-        size=entry.size,
-        mode=entry.mode,
-        permissions=entry.permissions,
-        owner=printable(entry.owner),
-        group=printable(entry.group),
-        modified_time=Timestamp(
-            seconds=entry.modified_ns // 1_000_000_000, nanos=entry.modified_ns % 1_000_000_000
-        ),
-        metadata={printable(k): printable(v) for k, v in (entry.metadata or {}).items()},
-        is_symlink=entry.is_symlink,
-    )
-    if entry.symlink_target is not None:
-        info.symlink_target = printable(entry.symlink_target)
-    return info
-
-
-def printable(text: str) -> str:
-    """The text with what is not Unicode replaced: file names in Linux may be any bytes."""
-    if text.isascii():
-        return text
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        """Stop watching."""
+        with wired_errors(self._line):
+            self._sandbox.agent.watchers.remove(request.watcher_id)
+        return pb.RemoveWatcherResponse()

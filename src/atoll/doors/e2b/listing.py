@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -50,8 +52,11 @@ def _encode_token(sandbox: Sandbox) -> str:
 
 def _decode_token(token: str) -> tuple[float, str]:
     try:
-        started, sandbox_id = base64.urlsafe_b64decode(token).decode().split(" ")
-        return float(started), sandbox_id
+        text, sandbox_id = base64.urlsafe_b64decode(token).decode().split(" ")
+        started = float(text)
+        if not math.isfinite(started):
+            raise ValueError(text)
+        return started, sandbox_id
     except (ValueError, binascii.Error):
         raise InvalidInput("nextToken is not one that this server gave out") from None
 
@@ -59,10 +64,7 @@ def _decode_token(token: str) -> tuple[float, str]:
 def _parse_limit(text: str | None) -> int:
     if text is None:
         return _MAX_LIMIT
-    try:
-        limit = int(text)
-    except ValueError:
-        limit = 0
+    limit = int(text) if re.fullmatch(r"[0-9]{1,9}", text) else 0
     if not 1 <= limit <= _MAX_LIMIT:
         raise InvalidInput(f"limit must be a number from 1 to {_MAX_LIMIT}")
     return limit
@@ -118,6 +120,13 @@ def list_page(
         next_token=_encode_token(page[-1]) if len(found) > limit else None,
         total_running=total if "running" in wanted_states else None,
     )
+
+
+def list_running(sandboxes: Iterable[Sandbox], metadata: str | None) -> list[Sandbox]:
+    """What `GET /sandboxes` lists: all that run, the newest first."""
+    found = filter_metadata(sandboxes, metadata)
+    found = [each for each in found if each.state.value == "running"]
+    return sorted(found, key=start_position, reverse=True)
 
 
 def filter_metadata(sandboxes: Iterable[Sandbox], text: str | None) -> list[Sandbox]:

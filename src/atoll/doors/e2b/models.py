@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
@@ -10,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 from atoll.errors import InvalidInput
 from atoll.isolation.driver import Egress
 from atoll.sandboxes.model import NewSandbox, Sandbox
+from atoll.store.secret import Mask
+from atoll.volumes.model import NamedMount
 
 ENVD_VERSION = "0.6.7"
 """What the SDKs switch features by: the newest envd whose protocol the agent's door speaks."""
@@ -81,6 +84,13 @@ class NetworkUpdateBody(EgressBody):
     allow_internet_access: bool | None = None
 
 
+class VolumeMountBody(_Body):
+    """A volume in a create."""
+
+    name: Annotated[str, StringConstraints(max_length=128)]
+    path: Annotated[str, StringConstraints(max_length=4096)]
+
+
 class NewSandboxBody(_Body):
     """`POST /sandboxes` and `POST /v2/sandboxes`."""
 
@@ -96,7 +106,7 @@ class NewSandboxBody(_Body):
     envVars: dict[EnvName, EnvValue] | None = None
     mcp: dict[str, Any] | None = None
     iam: dict[str, Any] | None = None
-    volumeMounts: list[dict[str, Any]] | None = None
+    volumeMounts: Annotated[list[VolumeMountBody], Field(max_length=100)] | None = None
 
     def to_request(self, *, default_timeout: int, secured: bool) -> NewSandbox:
         """Raises `InvalidInput` for an option that would be silently lost."""
@@ -105,7 +115,6 @@ class NewSandboxBody(_Body):
             "autoResume": bool(self.autoResume and self.autoResume.get("enabled")),
             "mcp": self.mcp,
             "iam": self.iam,
-            "volumeMounts": self.volumeMounts,
         }
         for name, value in asked.items():
             if value:
@@ -121,6 +130,7 @@ class NewSandboxBody(_Body):
             internet_access=self.allow_internet_access,
             allow_public_traffic=network.allowPublicTraffic is not False,
             mask_request_host=network.maskRequestHost,
+            volumes=tuple(NamedMount(each.name, each.path) for each in self.volumeMounts or ()),
         )
 
 
@@ -134,6 +144,12 @@ class TimeoutBody(_Body):
     """`POST …/timeout`."""
 
     timeout: Seconds
+
+
+class NameBody(_Body):
+    """`POST /api-keys`, `PATCH /api-keys/{id}` and `POST /access-tokens`."""
+
+    name: str
 
 
 class RefreshBody(_Body):
@@ -159,9 +175,23 @@ def describe_sandbox(sandbox: Sandbox, domain: str) -> dict[str, Any]:
     return body
 
 
+def format_moment(moment: datetime) -> str:
+    """A moment as E2B writes it: RFC 3339, in UTC, to the microsecond."""
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def describe_mask(mask: Mask) -> dict[str, Any]:
+    """What is shown of a key or token."""
+    return {
+        "prefix": mask.prefix,
+        "valueLength": mask.length,
+        "maskedValuePrefix": mask.head,
+        "maskedValueSuffix": mask.tail,
+    }
+
+
 def _format_time(sandbox: Sandbox, which: Literal["started_at", "end_at"]) -> str:
-    moment = getattr(sandbox, which)
-    return str(moment.isoformat(timespec="microseconds").replace("+00:00", "Z"))
+    return format_moment(getattr(sandbox, which))
 
 
 def describe_listed(sandbox: Sandbox) -> dict[str, Any]:
@@ -180,6 +210,7 @@ def describe_listed(sandbox: Sandbox) -> dict[str, Any]:
         "metadata": dict(sandbox.metadata),
         "state": sandbox.state.value,
         "envdVersion": ENVD_VERSION,
+        "volumeMounts": [{"name": each.name, "path": each.path} for each in sandbox.volumes],
     }
 
 

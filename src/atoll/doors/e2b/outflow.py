@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Literal
 
 from connectrpc.code import Code
 from connectrpc.errors import ConnectError
 
 from atoll.agent.model import Output, ProcessEnd
-from atoll.agent.streams import ProcessStream
 
 _JOINED = 64 * 1024
 """Bytes up to which pieces that wait for the client are joined to one."""
@@ -42,7 +41,11 @@ class Outflow:
     """
 
     def __init__(
-        self, stream: ProcessStream, *, keepalive: float, timeout: float | None = None
+        self,
+        stream: AsyncIterator[Output | ProcessEnd],
+        *,
+        keepalive: float,
+        timeout: float | None = None,
     ) -> None:
         self._stream = stream
         self._keepalive = keepalive

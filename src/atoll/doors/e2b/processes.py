@@ -18,6 +18,7 @@ from atoll.doors.e2b.rpc import wired_errors
 from atoll.doors.lines import Line
 from atoll.errors import InvalidInput
 from atoll.sandboxes.model import Sandbox
+from atoll.sandboxes.processes import StartedProcess, start_process
 
 _SIGNALS = (pb.Signal.SIGTERM, pb.Signal.SIGKILL)
 _DEFAULT_SIZE = PtySize(cols=80, rows=24)
@@ -43,10 +44,11 @@ class Processes(Process):
     ) -> AsyncGenerator[pb.StartResponse]:
         """Run a command and stream its output; it outlives the stream."""
 
-        async def begin() -> ProcessStream:
+        async def begin() -> StartedProcess:
             # Clients that leave `stdin` out are older than the field and expect an open stdin.
             stdin = request.stdin if request.has_field("stdin") else True
-            return await self._sandbox.agent.start_process(
+            return await start_process(
+                self._sandbox,
                 self._config(request.process),
                 user=self._user,
                 tag=request.tag if request.has_field("tag") else None,
@@ -148,7 +150,7 @@ class Processes(Process):
 
     async def _follow(
         self,
-        begin: Callable[[], Awaitable[ProcessStream]],
+        begin: Callable[[], Awaitable[ProcessStream | StartedProcess]],
         response: type[Response],
         ctx: RequestContext[Any, Any],
     ) -> AsyncGenerator[Response]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from atoll.doors.e2b.bodies import parse_body
 from atoll.doors.e2b.credentials import Credentials
-from atoll.doors.e2b.listing import filter_metadata, list_page, start_position
+from atoll.doors.e2b.idempotency import read_idempotency
+from atoll.doors.e2b.listing import list_page, list_running
 from atoll.doors.e2b.models import (
     ConnectBody,
     NetworkUpdateBody,
@@ -19,6 +22,8 @@ from atoll.doors.e2b.models import (
     describe_listed,
     describe_sandbox,
 )
+from atoll.doors.leaving import unless_gone
+from atoll.sandboxes.model import NewSandbox, Sandbox
 from atoll.sandboxes.service import SandboxService
 
 _V1_TIMEOUT = 15
@@ -51,21 +56,28 @@ class SandboxRoutes:
         ]
 
     async def _create_v1(self, request: Request) -> Response:
-        team = await self._credentials.find_team(request)
+        team = await self._credentials.find_creator(request)
         body = await parse_body(request, NewSandboxBody)
-        return await self._create(team, body, timeout=_V1_TIMEOUT, secured=bool(body.secure))
+        wanted = body.to_request(default_timeout=_V1_TIMEOUT, secured=bool(body.secure))
+        return await self._create(request, team, body, wanted)
 
     async def _create_v2(self, request: Request) -> Response:
-        team = await self._credentials.find_team(request)
+        team = await self._credentials.find_creator(request)
         body = await parse_body(request, NewSandboxBody)
-        return await self._create(team, body, timeout=_V2_TIMEOUT, secured=True)
+        wanted = body.to_request(default_timeout=_V2_TIMEOUT, secured=True)
+        return await self._create(request, team, body, wanted)
 
     async def _create(
-        self, team: str, body: NewSandboxBody, *, timeout: int, secured: bool
+        self, request: Request, team: str, body: NewSandboxBody, wanted: NewSandbox
     ) -> Response:
-        request = body.to_request(default_timeout=timeout, secured=secured)
-        sandbox = await self._service.create(team, request)
+        wanted = replace(wanted, idempotency=read_idempotency(request, body))
+        creating = self._service.create(team, wanted)
+        sandbox = await unless_gone(request.receive, creating, undo=self._abandon)
         return JSONResponse(describe_sandbox(sandbox, self._domain), status_code=201)
+
+    async def _abandon(self, sandbox: Sandbox) -> None:
+        if sandbox.idempotency is None:  # else the client will ask for it again
+            await self._service.abandon(sandbox)
 
     async def _connect(self, request: Request) -> Response:
         team = await self._credentials.find_team(request)
@@ -97,8 +109,7 @@ class SandboxRoutes:
 
     async def _list_running(self, request: Request) -> Response:
         team = await self._credentials.find_team(request)
-        found = filter_metadata(self._service.list(team), request.query_params.get("metadata"))
-        found.sort(key=start_position, reverse=True)
+        found = list_running(self._service.list(team), request.query_params.get("metadata"))
         return JSONResponse([describe_listed(each) for each in found])
 
     async def _set_timeout(self, request: Request) -> Response:

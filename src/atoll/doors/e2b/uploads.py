@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope
 from atoll.agent.model import Entry
 from atoll.doors.answers import answer_json, header
 from atoll.doors.e2b.encodings import inflate
-from atoll.doors.e2b.filesystem import printable
+from atoll.doors.e2b.entries import printable, summarize_entry
 from atoll.doors.e2b.multipart import read_files
 from atoll.doors.lines import Line
 from atoll.errors import InvalidInput
@@ -63,18 +63,7 @@ async def take_files(
     else:
         _check_path(path)
         written.append(await agent.write_file(path, user=user, chunks=body, metadata=metadata))
-    await answer_json(scope, line.send, 200, [_describe(entry) for entry in written])
-
-
-def _describe(entry: Entry) -> dict[str, object]:
-    described: dict[str, object] = {
-        "name": printable(entry.name),
-        "type": "file",
-        "path": printable(entry.path),
-    }
-    if entry.metadata:
-        described["metadata"] = {printable(k): printable(v) for k, v in entry.metadata.items()}
-    return described
+    await answer_json(scope, line.send, 200, [summarize_entry(entry) for entry in written])
 
 
 def _check_path(path: str) -> None:

@@ -1,0 +1,1 @@
+"""Volumes: directories that outlive sandboxes, and their content as the host serves it."""

@@ -1,0 +1,148 @@
+"""TLS in the server: clients configured by nothing but a domain, an authority and a key."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import websockets
+from e2b import Sandbox
+
+from atoll.certificates import LocalAuthority
+from tests.e2e.test_gateway import ECHO
+from tests.server import RunningServer, run_server
+
+_PROGRAM = """
+import threading
+from e2b import Sandbox
+from e2b.exceptions import TimeoutException
+
+sandbox = Sandbox.create()
+assert sandbox.commands.run("whoami").stdout == "user\\n"
+sandbox.files.write("big", "x" * 3_000_000)
+assert len(sandbox.files.read("big")) == 3_000_000
+assert [each.sandbox_id for each in Sandbox.list().next_items()] == [sandbox.sandbox_id]
+handle = sandbox.commands.run("while true; do echo x; sleep 0.05; done", background=True)
+threading.Timer(0.5, sandbox.kill).start()
+try:
+    handle.wait()
+except TimeoutException as error:
+    assert "killed or reached its end of life" in str(error), error
+else:
+    raise AssertionError("the command outlived its sandbox")
+assert not sandbox.is_running()
+"""
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> LocalAuthority:
+    data_dir: Path = tmp_path_factory.mktemp("atoll-tls")
+    command = [sys.executable, "-m", "atoll", "certs", "--data-dir", str(data_dir)]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    authority = LocalAuthority(data_dir)
+    for path in (authority.server_cert, authority.server_key, authority.cert, authority.trust):
+        assert str(path) in said
+    return authority
+
+
+@pytest.fixture(scope="module")
+def secure(authority: LocalAuthority) -> Iterator[RunningServer]:
+    cert, key = str(authority.server_cert), str(authority.server_key)
+    with run_server(authority.cert.parents[1], pool_size=1, tls_cert=cert, tls_key=key) as running:
+        yield running
+    running.assert_nothing_left()
+
+
+@pytest.fixture(scope="module")
+def trust(authority: LocalAuthority) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=str(authority.cert))
+
+
+@pytest.fixture(scope="module")
+def serving(secure: RunningServer, authority: LocalAuthority) -> Iterator[Sandbox]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(authority.trust))
+        domain = f"sandbox.localhost:{secure.port}"
+        sandbox = Sandbox.create(domain=domain, api_key=secure.api_key, timeout=300)
+        sandbox.files.write("www/page.txt", "a page")
+        sandbox.files.write("echo.py", ECHO)
+        serve = "cd www && exec python3 -m http.server 8000 --bind 127.0.0.1"
+        sandbox.commands.run(serve, background=True)
+        sandbox.commands.run("exec python3 echo.py 9001", background=True)
+        wait = "until ss -Hltn 'sport = :8000' | grep -q . && ss -Hltn 'sport = :9001' | grep -q ."
+        sandbox.commands.run(wait + "; do sleep 0.1; done", timeout=20)
+        yield sandbox
+        sandbox.kill()
+
+
+def test_by_domain_alone(secure: RunningServer, authority: LocalAuthority) -> None:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("E2B_")}
+    environ["SSL_CERT_FILE"] = str(authority.trust)
+    environ["E2B_DOMAIN"] = f"sandbox.localhost:{secure.port}"
+    environ["E2B_API_KEY"] = secure.api_key
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM], env=environ, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_by_what_atoll_env_says(secure: RunningServer, authority: LocalAuthority) -> None:
+    script = f"{secure.atoll('env').stdout}\nexec {sys.executable} -c '{_PROGRAM}'"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"SSL_CERT_FILE={authority.trust}" in script
+
+
+@pytest.mark.parametrize("http2", [True, False])
+def test_host_names(serving: Sandbox, trust: ssl.SSLContext, http2: bool) -> None:
+    with httpx.Client(verify=trust, http2=http2) as client:
+        answer = client.get(f"https://{serving.get_host(8000)}/page.txt")
+        assert answer.text == "a page"
+        assert answer.http_version == ("HTTP/2" if http2 else "HTTP/1.1")
+        closed = client.get(f"https://{serving.get_host(7777)}/")
+        assert closed.json()["message"] == "The sandbox is running but port is not open"
+
+
+async def test_websocket(serving: Sandbox, trust: ssl.SSLContext) -> None:
+    async with websockets.connect(f"wss://{serving.get_host(9001)}/", ssl=trust) as socket:
+        for message in ("text", b"\x00\xff binary", "x" * 60_000):
+            await socket.send(message)
+            assert await socket.recv() == message
+
+
+@pytest.mark.parametrize("seconds", [None, 60])
+def test_signed_urls_by_host_name(
+    serving: Sandbox, trust: ssl.SSLContext, seconds: int | None
+) -> None:
+    with httpx.Client(verify=trust) as client:
+        url = serving.upload_url("signed", use_signature_expiration=seconds)
+        assert url.startswith(f"https://{serving.get_host(49983)}/files?")
+        assert client.post(url, files={"file": b"content"}).status_code == 200
+        url = serving.download_url("signed", use_signature_expiration=seconds)
+        assert client.get(url).text == "content"
+
+
+def test_plain_http_is_refused(secure: RunningServer) -> None:
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"http://127.0.0.1:{secure.port}/health")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--tls-cert", "/nowhere.pem"], "/nowhere.pem"),
+        (["--tls-key", "/nowhere.pem"], "without its certificate"),
+    ],
+)
+def test_bad_flags(tmp_path: Path, flags: list[str], said: str) -> None:
+    command = [sys.executable, "-m", "atoll", "serve", "--data-dir", str(tmp_path), *flags]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "FIX: " in done.stderr
