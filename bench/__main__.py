@@ -9,6 +9,7 @@ from bench.commands import measure_commands
 from bench.creates import measure_creates
 from bench.files import measure_files
 from bench.gateway import measure_gateway
+from bench.interpreter import measure_interpreter
 from bench.memory import measure_memory
 from bench.table import print_rows
 from bench.terminals import measure_terminals
@@ -20,6 +21,7 @@ _GROUPS = {
     "files": measure_files,
     "gateway": measure_gateway,
     "watching": measure_watching,
+    "interpreter": measure_interpreter,
     "memory": measure_memory,
     "terminals": measure_terminals,
 }

@@ -10,7 +10,7 @@ from e2b import Sandbox
 
 from bench.peers import docker_burst, docker_run, docker_time_to_interactive, runc_create_to_exit
 from bench.samples import Samples, sample, time_once
-from bench.servers import Target, run_atoll, run_stub
+from bench.servers import Target, run_atoll, run_stub, wait_for_pool
 from bench.table import Row
 
 _SEQUENCE = 100
@@ -19,17 +19,6 @@ _BURST = 100
 
 def _create(target: Target) -> Sandbox:
     return Sandbox.create(timeout=300, **target.options)
-
-
-def _wait_for_pool(target: Target, size: int) -> None:
-    """Wait until the pool is full, by what is on disk: a pooled sandbox has a directory."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if sum(1 for _ in (target.data_dir / "isolation" / "sandboxes").glob("*")) >= size:
-            time.sleep(1.0)
-            return
-        time.sleep(0.1)
-    raise SystemExit("the pool did not fill")
 
 
 def _time_creates(target: Target, count: int) -> Samples:
@@ -81,7 +70,7 @@ def measure_creates() -> list[Row]:
     with run_stub() as stub:
         floor = sample(lambda: _create(stub), 200)
     with run_atoll(pool_size=_SEQUENCE + 10) as target:
-        _wait_for_pool(target, _SEQUENCE + 10)
+        wait_for_pool(target, _SEQUENCE + 10)
         pooled = _time_creates(target, _SEQUENCE)
     rows.append(
         Row(
@@ -109,9 +98,9 @@ def measure_creates() -> list[Row]:
     if (docker := docker_run()) is not None:
         rows.append(Row("the same", str(cold), f"docker run -d {docker}", cold.p50 / docker.p50))
     with run_atoll(pool_size=_SEQUENCE + 10) as target:
-        _wait_for_pool(target, _SEQUENCE + 10)
+        wait_for_pool(target, _SEQUENCE + 10)
         turns = _interact_in_turn(target, _SEQUENCE)
-        _wait_for_pool(target, _SEQUENCE + 10)
+        wait_for_pool(target, _SEQUENCE + 10)
         wall, burst, good = _interact_at_once(target, _BURST)
     peer = docker_time_to_interactive()
     rows.append(
@@ -126,7 +115,7 @@ def measure_creates() -> list[Row]:
     )
     rows.append(_burst_row("100 at once (pool 110)", wall, burst, good))
     with run_atoll() as target:
-        _wait_for_pool(target, 4)
+        wait_for_pool(target, 4)
         wall, burst, good = _interact_at_once(target, _BURST)
     rows.append(_burst_row("100 at once (default pool)", wall, burst, good))
     return rows

@@ -14,7 +14,7 @@ from bench.table import Row
 _COUNT = 200
 
 
-def _descendants_in_user_namespaces() -> list[int]:
+def find_sandbox_processes() -> list[int]:
     """Processes in a user namespace that is not ours: those of sandboxes."""
     own = Path("/proc/self/ns/user").readlink()
     found = []
@@ -28,7 +28,8 @@ def _descendants_in_user_namespaces() -> list[int]:
     return found
 
 
-def _read_pss(pid: int) -> int:
+def read_pss(pid: int) -> int:
+    """Bytes that a process has, with its share of what it has together with others."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Pss:"):
             return int(line.split()[1]) << 10
@@ -39,7 +40,8 @@ def _read_rss(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
 
 
-def _available() -> int:
+def read_available() -> int:
+    """Bytes that this machine could still give away."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) << 10
@@ -71,16 +73,16 @@ def measure_memory() -> list[Row]:
     with run_atoll(pool_size=0) as target:
         time.sleep(2)
         server = _read_rss(target.pid)
-        before = set(_descendants_in_user_namespaces())
-        free, charged = _available(), _cgroup_bytes()
+        before = set(find_sandbox_processes())
+        free, charged = read_available(), _cgroup_bytes()
         began = time.perf_counter()
         sandboxes = _create_all(target, _COUNT)
         wall = time.perf_counter() - began
         time.sleep(3)
-        mine = set(_descendants_in_user_namespaces()) - before
-        pss = sum(_read_pss(pid) for pid in mine) / _COUNT
+        mine = set(find_sandbox_processes()) - before
+        pss = sum(read_pss(pid) for pid in mine) / _COUNT
         group = (_cgroup_bytes() - charged) / _COUNT
-        drop = (free - _available()) / _COUNT
+        drop = (free - read_available()) / _COUNT
         loaded = _read_rss(target.pid)
         good = all(each.commands.run("true").exit_code == 0 for each in sandboxes)
         with ThreadPoolExecutor(8) as threads:

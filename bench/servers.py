@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from atoll.templates.interpreter import NAME
+
+TEMPLATES = os.environ.get("ATOLL_TEMPLATE_DIR", "/var/lib/atoll/templates")
+"""Where built templates are shared."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +44,22 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def ensure_interpreter() -> None:
+    """Build the template of the code interpreter if it has to be."""
+    environ = {"ATOLL_TEMPLATE_DIR": TEMPLATES, **os.environ}
+    command = [sys.executable, "-m", "atoll", "template", "build", NAME]
+    subprocess.run(command, check=True, env=environ)
+
+
 @contextlib.contextmanager
 def run_atoll(**settings: str | int) -> Iterator[Target]:
     """Run an Atoll server with these settings (`pool_size=8`); it leaves nothing behind."""
-    templates = os.environ.get("ATOLL_TEMPLATE_DIR", "/var/lib/atoll/templates")
     with tempfile.TemporaryDirectory(prefix="atoll-bench-") as scratch:
         data_dir = Path(scratch)
         port = free_port()
         environ = {name: value for name, value in os.environ.items() if "ATOLL" not in name}
         environ |= {f"ATOLL_{name.upper()}": str(value) for name, value in settings.items()}
-        environ["ATOLL_TEMPLATE_DIR"] = templates
+        environ["ATOLL_TEMPLATE_DIR"] = TEMPLATES
         command = [sys.executable, "-m", "atoll", "serve", "--stop-sandboxes"]
         command += ["--port", str(port), "--data-dir", scratch]
         process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL)
@@ -63,6 +75,19 @@ def run_atoll(**settings: str | int) -> Iterator[Target]:
         finally:
             process.terminate()
             process.wait()
+
+
+def wait_for_pool(target: Target, size: int) -> None:
+    """Wait until so many sandboxes are ready, as the server has written down."""
+    deadline = time.monotonic() + 120
+    with contextlib.closing(sqlite3.connect(target.data_dir / "atoll.db")) as database:
+        while time.monotonic() < deadline:
+            query = "select count(*) from sandboxes where state = 'pooled'"
+            if database.execute(query).fetchone()[0] >= size:
+                time.sleep(1.0)
+                return
+            time.sleep(0.1)
+    raise SystemExit("the pool did not fill")
 
 
 @contextlib.contextmanager
