@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
 import websockets
-from e2b import Sandbox
 
 from atoll.certificates import LocalAuthority
 from tests.e2e.test_gateway import ECHO
@@ -40,6 +41,28 @@ assert not sandbox.is_running()
 """
 
 
+_SERVING = """
+import json
+import sys
+from e2b import Sandbox
+
+sandbox = Sandbox.create(timeout=300)
+sandbox.files.write("www/page.txt", "a page")
+sandbox.files.write("echo.py", sys.argv[1])
+serve = "cd www && exec python3 -m http.server 8000 --bind 127.0.0.1"
+sandbox.commands.run(serve, background=True)
+sandbox.commands.run("exec python3 echo.py 9001", background=True)
+for port in (8000, 9001):
+    sandbox.commands.run(f"until ss -Hltn 'sport = :{port}' | grep -q .; do sleep 0.1; done")
+urls = {
+    name: {str(end): sign("signed", use_signature_expiration=end) for end in (None, 600)}
+    for name, sign in (("uploads", sandbox.upload_url), ("downloads", sandbox.download_url))
+}
+hosts = {port: sandbox.get_host(port) for port in (8000, 9001, 7777, 49983)}
+print(json.dumps({"hosts": hosts, **urls}))
+"""
+
+
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> LocalAuthority:
     data_dir: Path = tmp_path_factory.mktemp("atoll-tls")
@@ -64,28 +87,39 @@ def trust(authority: LocalAuthority) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=str(authority.cert))
 
 
+@dataclass(frozen=True)
+class Serving:
+    """A sandbox with two services, and what the SDK says of it."""
+
+    hosts: dict[str, str]
+    uploads: dict[str, str]
+    downloads: dict[str, str]
+
+
 @pytest.fixture(scope="module")
-def serving(secure: RunningServer, authority: LocalAuthority) -> Iterator[Sandbox]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SSL_CERT_FILE", str(authority.trust))
-        domain = f"sandbox.localhost:{secure.port}"
-        sandbox = Sandbox.create(domain=domain, api_key=secure.api_key, timeout=300)
-        sandbox.files.write("www/page.txt", "a page")
-        sandbox.files.write("echo.py", ECHO)
-        serve = "cd www && exec python3 -m http.server 8000 --bind 127.0.0.1"
-        sandbox.commands.run(serve, background=True)
-        sandbox.commands.run("exec python3 echo.py 9001", background=True)
-        wait = "until ss -Hltn 'sport = :8000' | grep -q . && ss -Hltn 'sport = :9001' | grep -q ."
-        sandbox.commands.run(wait + "; do sleep 0.1; done", timeout=20)
-        yield sandbox
-        sandbox.kill()
+def serving(secure: RunningServer, authority: LocalAuthority) -> Serving:
+    # A process of its own: the SDK reads what to trust once, and other tests have used it before.
+    done = subprocess.run(
+        [sys.executable, "-c", _SERVING, ECHO],
+        env=_environ(secure, authority),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return Serving(**json.loads(done.stdout))
+
+
+def _environ(server: RunningServer, authority: LocalAuthority) -> dict[str, str]:
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("E2B_")},
+        "SSL_CERT_FILE": str(authority.trust),
+        "E2B_DOMAIN": f"sandbox.localhost:{server.port}",
+        "E2B_API_KEY": server.api_key,
+    }
 
 
 def test_by_domain_alone(secure: RunningServer, authority: LocalAuthority) -> None:
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("E2B_")}
-    environ["SSL_CERT_FILE"] = str(authority.trust)
-    environ["E2B_DOMAIN"] = f"sandbox.localhost:{secure.port}"
-    environ["E2B_API_KEY"] = secure.api_key
+    environ = _environ(secure, authority)
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM], env=environ, capture_output=True, text=True
     )
@@ -100,32 +134,31 @@ def test_by_what_atoll_env_says(secure: RunningServer, authority: LocalAuthority
 
 
 @pytest.mark.parametrize("http2", [True, False])
-def test_host_names(serving: Sandbox, trust: ssl.SSLContext, http2: bool) -> None:
+def test_host_names(serving: Serving, trust: ssl.SSLContext, http2: bool) -> None:
     with httpx.Client(verify=trust, http2=http2) as client:
-        answer = client.get(f"https://{serving.get_host(8000)}/page.txt")
+        answer = client.get(f"https://{serving.hosts['8000']}/page.txt")
         assert answer.text == "a page"
         assert answer.http_version == ("HTTP/2" if http2 else "HTTP/1.1")
-        closed = client.get(f"https://{serving.get_host(7777)}/")
+        closed = client.get(f"https://{serving.hosts['7777']}/")
         assert closed.json()["message"] == "The sandbox is running but port is not open"
 
 
-async def test_websocket(serving: Sandbox, trust: ssl.SSLContext) -> None:
-    async with websockets.connect(f"wss://{serving.get_host(9001)}/", ssl=trust) as socket:
+async def test_websocket(serving: Serving, trust: ssl.SSLContext) -> None:
+    async with websockets.connect(f"wss://{serving.hosts['9001']}/", ssl=trust) as socket:
         for message in ("text", b"\x00\xff binary", "x" * 60_000):
             await socket.send(message)
             assert await socket.recv() == message
 
 
-@pytest.mark.parametrize("seconds", [None, 60])
+@pytest.mark.parametrize("seconds", [None, 600])
 def test_signed_urls_by_host_name(
-    serving: Sandbox, trust: ssl.SSLContext, seconds: int | None
+    serving: Serving, trust: ssl.SSLContext, seconds: int | None
 ) -> None:
     with httpx.Client(verify=trust) as client:
-        url = serving.upload_url("signed", use_signature_expiration=seconds)
-        assert url.startswith(f"https://{serving.get_host(49983)}/files?")
+        url = serving.uploads[str(seconds)]
+        assert url.startswith(f"https://{serving.hosts['49983']}/files?")
         assert client.post(url, files={"file": b"content"}).status_code == 200
-        url = serving.download_url("signed", use_signature_expiration=seconds)
-        assert client.get(url).text == "content"
+        assert client.get(serving.downloads[str(seconds)]).text == "content"
 
 
 def test_plain_http_is_refused(secure: RunningServer) -> None:

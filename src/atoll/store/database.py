@@ -41,7 +41,7 @@ def _open_engine(url: str) -> Engine:
             # loss the last moments may be missing, but then the sandboxes are gone as well.
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
-            connection.execute("PRAGMA busy_timeout=10000")
+            connection.execute("PRAGMA busy_timeout=5000")
             connection.execute("PRAGMA foreign_keys=ON")
 
     return engine
