@@ -79,8 +79,8 @@ class SandboxNotFound(NotFound):
 class TemplateNotFound(NotFound):
     """No such template."""
 
-    def __init__(self, template: str) -> None:
-        super().__init__(f"template {template!r} was not found")
+    def __init__(self, template: str, *, remedy: str | None = None) -> None:
+        super().__init__(f"template {template!r} was not found", remedy=remedy)
         self.template = template
 
 

@@ -54,9 +54,9 @@ def test_pie(sandbox: Sandbox) -> None:
 
 
 def test_box(sandbox: Sandbox) -> None:
-    chart = _draw(sandbox, "axes.boxplot([[1, 2, 3, 4, 5]])")
+    chart = _draw(sandbox, "axes.boxplot([[1, 2, 3, 4, 5], [2, 3, 4, 9]], patch_artist=True)")
     assert isinstance(chart, BoxAndWhiskerChart)
-    assert chart.elements[0].median == 3
+    assert [(box.min, box.median, box.max) for box in chart.elements] == [(1, 3, 5), (2, 3.5, 9)]
 
 
 def test_several_axes_are_a_superchart(sandbox: Sandbox) -> None:

@@ -81,7 +81,7 @@ async def test_variables_of_the_sandbox_reach_every_context(server: RunningServe
         assert (await sandbox.run_code(code)).text == "hello 'you'"
 
 
-async def test_a_closed_port_tells_the_traffic_token_is_wanted(server: RunningServer) -> None:
+async def test_a_sandbox_with_private_traffic(server: RunningServer) -> None:
     sandbox = await AsyncSandbox.create(
         timeout=120, network={"allow_public_traffic": False}, **server.options
     )

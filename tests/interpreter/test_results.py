@@ -140,7 +140,7 @@ def test_what_commands_install_can_be_imported(sandbox: Sandbox) -> None:
 
 def test_files_are_shared_with_commands(sandbox: Sandbox) -> None:
     sandbox.files.write("/home/user/table.csv", "a,b\n1,2\n")
-    assert sandbox.run_code("import pandas; pandas.read_csv('table.csv').b[0]").text == "2"
+    assert sandbox.run_code("import pandas; int(pandas.read_csv('table.csv').b[0])").text == "2"
     sandbox.run_code("open('made.txt', 'w').write('by code')")
     assert sandbox.files.read("made.txt") == "by code"
     sandbox.files.remove("made.txt")

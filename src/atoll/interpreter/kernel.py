@@ -7,7 +7,8 @@ import contextlib
 import os
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from jupyter_client import AsyncKernelClient, AsyncKernelManager
@@ -16,6 +17,8 @@ from .languages import Language
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 2.0
+_LATE_SECONDS = 1.0
+"""How long a mark is waited for: code may have replaced what it is made with."""
 
 Message = dict[str, Any]
 
@@ -31,10 +34,14 @@ class KernelUnavailable(Exception):
 class Kernel:
     """A running kernel. One execution at a time: the context sees to that."""
 
-    def __init__(self, manager: AsyncKernelManager, client: AsyncKernelClient) -> None:
+    def __init__(
+        self, language: Language, manager: AsyncKernelManager, client: AsyncKernelClient
+    ) -> None:
+        self._language = language
         self._manager = manager
         self._client = client
-        self._current: tuple[str, asyncio.Queue[Message | None]] | None = None
+        self._current: tuple[set[str], asyncio.Queue[Message | None]] | None = None
+        """Whose messages the execution under way wants, and where it takes them."""
         process = manager.provisioner.process
         self._process = process
         self._pidfd = os.pidfd_open(process.pid)
@@ -70,7 +77,7 @@ class Kernel:
             client.stop_channels()
             await manager.shutdown_kernel(now=True)
             raise KernelUnavailable(f"the {language.name} kernel did not start: {error}") from error
-        return cls(manager, client)
+        return cls(language, manager, client)
 
     async def stop(self) -> None:
         """End the process and what it left. Idempotent."""
@@ -124,25 +131,59 @@ class Kernel:
             raise KernelDied(self.describe_end())
         queue: asyncio.Queue[Message | None] = asyncio.Queue()
         request = self._client.execute(code, allow_stdin=False, stop_on_error=False)
-        self._current = (request, queue)
+        self._current = ({request}, queue)
         while True:
-            message = await queue.get()
-            if message is None:
-                raise KernelDied(self.describe_end())
-            if message["msg_type"] == "status":
-                if message["content"]["execution_state"] == "idle":
-                    self._current = None
-                    return
-                continue
-            yield message
+            message = await self._take(queue)
+            if _is_idle(message):
+                break
+            if message["msg_type"] != "status":
+                yield message
+        try:
+            if self._language.mark is not None:
+                async for message in self._take_late(self._language.mark, queue):
+                    yield message
+        finally:
+            self._current = None
+
+    async def _take(self, queue: asyncio.Queue[Message | None]) -> Message:
+        message = await queue.get()
+        if message is None:
+            raise KernelDied(self.describe_end())
+        return message
+
+    async def _take_late(
+        self, mark: Callable[[str], str], queue: asyncio.Queue[Message | None]
+    ) -> AsyncIterator[Message]:
+        """What a kernel publishes after it has said that it is idle.
+
+        It is made to publish a mark in each of the ways that it has. What comes before them is the
+        execution's, though the kernel may take it for the mark's.
+        """
+        sign = f"mark-{uuid.uuid4().hex}"
+        request = self._client.execute(mark(sign), silent=True, store_history=False)
+        assert self._current is not None
+        self._current[0].add(request)
+        awaited = {"stream", "display_data"}
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LATE_SECONDS) as patience:
+                while awaited:
+                    message = await self._take(queue)
+                    kind, content = message["msg_type"], message["content"]
+                    if kind == "stream" and sign in content["text"]:
+                        awaited.discard(kind)
+                        content["text"] = content["text"].partition(sign)[0]
+                        if content["text"]:
+                            yield message
+                    elif kind == "display_data" and sign in content["data"]:
+                        awaited.discard(kind)
+                    elif kind in ("stream", "display_data", "execute_result"):
+                        yield message
+                    patience.reschedule(asyncio.get_running_loop().time() + _LATE_SECONDS)
 
     async def drain(self) -> None:
         """Wait until the execution that was given up is over. Raises `KernelDied`."""
         while self._current is not None:
-            message = await self._current[1].get()
-            if message is None:
-                raise KernelDied(self.describe_end())
-            if message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
+            if _is_idle(await self._take(self._current[1])):
                 self._current = None
 
     async def interrupt(self) -> None:
@@ -154,11 +195,17 @@ class Kernel:
         while True:
             message = await self._client.get_iopub_msg()
             if self._current is not None:
-                request, queue = self._current
-                if message["parent_header"].get("msg_id") == request:
+                requests, queue = self._current
+                if message["parent_header"].get("msg_id") in requests:
                     queue.put_nowait(message)
 
     async def _discard_replies(self) -> None:
         """Keep the replies from piling up: all that matters is published as well."""
         while True:
             await self._client.get_shell_msg()
+
+
+def _is_idle(message: Message) -> bool:
+    if message["msg_type"] != "status":
+        return False
+    return bool(message["content"]["execution_state"] == "idle")

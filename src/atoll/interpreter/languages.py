@@ -20,6 +20,9 @@ class Language:
     transport: str = "tcp"
     """`ipc` where the kernel can: nobody else in the sandbox can connect, and it is faster."""
     aliases: tuple[str, ...] = ()
+    mark: Callable[[str], str] | None = None
+    """Makes code that publishes a sign as output and as data; for a kernel whose results may come
+    after it has said that it is idle."""
 
 
 def _in_python(variables: Mapping[str, str | None]) -> str:
@@ -33,6 +36,12 @@ def _in_deno(variables: Mapping[str, str | None]) -> str:
         else f"Deno.env.set({json.dumps(name)}, {json.dumps(value)});"
         for name, value in variables.items()
     )
+
+
+def _mark_in_deno(sign: str) -> str:
+    return f"""\
+console.log("{sign}");
+await Deno.jupyter.broadcast("display_data", {{data: {{"{sign}": ""}}, metadata: {{}}}});"""
 
 
 def _in_bash(variables: Mapping[str, str | None]) -> str:
@@ -64,8 +73,8 @@ def _in_java(variables: Mapping[str, str | None]) -> str:
 
 
 PYTHON = Language("python", "python3", _in_python, transport="ipc")
-JAVASCRIPT = Language("javascript", "deno", _in_deno, aliases=("js",))
-TYPESCRIPT = Language("typescript", "deno", _in_deno, aliases=("ts",))
+JAVASCRIPT = Language("javascript", "deno", _in_deno, aliases=("js",), mark=_mark_in_deno)
+TYPESCRIPT = Language("typescript", "deno", _in_deno, aliases=("ts",), mark=_mark_in_deno)
 BASH = Language("bash", "bash", _in_bash, transport="ipc", aliases=("sh",))
 R = Language("r", "ir", _in_r, transport="ipc")
 JAVA = Language("java", "java", _in_java)

@@ -69,8 +69,10 @@ class TemplateCatalog:
         for template in self._templates.values():
             if ref == template.template_id or ref in template.names:
                 return template
-        if ref in (interpreter.NAME, *interpreter.ALIASES) and self._look_for_interpreter():
-            return self.get(ref)  # it was built since
+        if ref in (interpreter.NAME, *interpreter.ALIASES):
+            if self._look_for_interpreter():
+                return self.get(ref)  # it was built since
+            raise TemplateNotFound(ref, remedy=f"run `atoll template build {interpreter.NAME}`")
         raise TemplateNotFound(ref)
 
     def list(self) -> builtins.list[Template]:

@@ -59,7 +59,7 @@ for (const [language, code] of [
   ['java', '40 + 2'],
 ]) {
   test(`the language ${language}`, async () => {
-    assert.match((await sandbox.runCode(code, { language })).text, /42/)
+    assert.match((await sandbox.runCode(code, { language })).results[0].text, /42/)
   })
 }
 
