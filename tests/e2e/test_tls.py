@@ -109,6 +109,71 @@ def test_host_names(serving: Sandbox, trust: ssl.SSLContext, http2: bool) -> Non
         assert closed.json()["message"] == "The sandbox is running but port is not open"
 
 
+_STREAMS = """
+import http.server, time
+class H(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        if self.path == "/events":
+            self.send_header("Content-Type", "text/event-stream")
+            self.end_headers()
+            for number in range(1000):
+                self.wfile.write(b"data: %d\\n\\n" % number)
+                time.sleep(0.1)
+        else:
+            self.send_header("Content-Length", str(64 << 20))
+            self.end_headers()
+            for _ in range(64):
+                self.wfile.write(bytes(1 << 20))
+    def do_POST(self):
+        left = size = int(self.headers["Content-Length"])
+        while left:
+            left -= len(self.rfile.read(min(left, 1 << 20)))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"%d" % size)
+http.server.ThreadingHTTPServer(("127.0.0.1", 8200), H).serve_forever()
+"""
+
+
+@pytest.fixture(scope="module")
+def streams(serving: Sandbox) -> str:
+    """The address of a service whose requests and answers are long."""
+    serving.files.write("streams.py", _STREAMS)
+    serving.commands.run("exec python3 streams.py", background=True)
+    wait = "until ss -Hltn 'sport = :8200' | grep -q .; do sleep 0.1; done"
+    serving.commands.run(wait, timeout=20)
+    return f"https://{serving.get_host(8200)}"
+
+
+@pytest.mark.parametrize("http2", [True, False])
+def test_large_bodies_in_little_memory(
+    secure: RunningServer, streams: str, trust: ssl.SSLContext, http2: bool
+) -> None:
+    def memory() -> int:
+        return int(Path(f"/proc/{secure.process.pid}/statm").read_text().split()[1]) * 4096
+
+    before = memory()
+    with httpx.Client(verify=trust, http2=http2, timeout=60) as client:
+        pieces = (bytes(1 << 20) for _ in range(64))
+        answer = client.post(streams, content=pieces, headers={"Content-Length": str(64 << 20)})
+        assert answer.text == str(64 << 20)
+        with client.stream("GET", streams) as answer:
+            assert sum(len(chunk) for chunk in answer.iter_raw()) == 64 << 20
+    assert memory() - before < 30 << 20
+
+
+@pytest.mark.parametrize("http2", [True, False])
+def test_server_sent_events(streams: str, trust: ssl.SSLContext, http2: bool) -> None:
+    with (
+        httpx.Client(verify=trust, http2=http2) as client,
+        client.stream("GET", f"{streams}/events") as answer,
+    ):
+        assert answer.headers["content-type"] == "text/event-stream"
+        lines = answer.iter_lines()
+        assert [next(lines) for _ in range(3)] == ["data: 0", "", "data: 1"]
+
+
 async def test_websocket(serving: Sandbox, trust: ssl.SSLContext) -> None:
     async with websockets.connect(f"wss://{serving.get_host(9001)}/", ssl=trust) as socket:
         for message in ("text", b"\x00\xff binary", "x" * 60_000):
