@@ -9,7 +9,6 @@ import fcntl
 import json
 import os
 import resource
-import secrets
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -37,7 +36,7 @@ from atoll.doors.e2b.webhooks import WebhookRoutes
 from atoll.doors.gateway import build_gateway
 from atoll.doors.limits import Limits
 from atoll.errors import ConfigurationError, HostError
-from atoll.http import BoundedProtocol, HttpServer
+from atoll.http import BoundedProtocol, BoundedWebSocket, HttpServer
 from atoll.isolation.driver import Driver
 from atoll.isolation.oci import OciDriver
 from atoll.running import LOCAL_KEY_FILE, SERVER_FILE, RunningServer, read_start_time
@@ -52,7 +51,7 @@ from atoll.store.volumes import VolumeStore
 from atoll.templates.catalog import TemplateCatalog
 from atoll.tls import Certificate, NegotiatedProtocol
 from atoll.volumes.service import VolumeService
-from atoll.volumes.tokens import VolumeTokens
+from atoll.volumes.tokens import VolumeTokens, is_key, new_key
 
 log = structlog.get_logger(__name__)
 
@@ -149,12 +148,15 @@ def build_history(settings: Settings, database: Database) -> History:
 def build_volumes(settings: Settings, driver: Driver, database: Database) -> VolumeService:
     """Build what keeps volumes. The key of their tokens is made on the first start."""
     path = settings.data_dir / VOLUME_KEY_FILE
-    if not path.exists():
-        _write_secret(path, secrets.token_hex(32))
+    key = path.read_text().strip() if path.exists() else ""
+    if not is_key(key):  # A server died while it wrote it.
+        path.unlink(missing_ok=True)
+        key = new_key()
+        _write_secret(path, key)
     return VolumeService(
         driver=driver,
         store=VolumeStore(database),
-        tokens=VolumeTokens(path.read_text().strip()),
+        tokens=VolumeTokens(key),
         data_dir=settings.data_dir,
         size_mb=settings.volume_size_mb,
         max_volumes=settings.max_volumes,
@@ -308,7 +310,7 @@ class Server:
                 gateway,
                 http=BoundedProtocol if certificate is None else NegotiatedProtocol,
                 ssl_context_factory=None if certificate is None else lambda *_: certificate.context,
-                ws="websockets-sansio",
+                ws=BoundedWebSocket,
                 ws_max_size=64 << 20,
                 lifespan="off",
                 interface="asgi3",
