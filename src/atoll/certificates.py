@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import os
+import re
 import ssl
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +21,10 @@ _AUTHORITY_DAYS = 3650
 _SERVER_DAYS = 397
 """The longest that browsers accept."""
 _SYSTEM_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
+_DOMAIN = re.compile(
+    r"(?=.{1,251}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z]([a-z0-9-]{0,61}[a-z0-9])?", re.I
+)
+"""Labels as in RFC 1123, the last one no number: `*.` before an address would mean nothing."""
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
@@ -52,6 +57,11 @@ class LocalAuthority:
         Makes the authority when there is none. Raises `ConfigurationError` for what is no domain,
         `HostError` when the files can't be read or written.
         """
+        if not _DOMAIN.fullmatch(domain):
+            raise ConfigurationError(
+                f"{domain!r} is not a domain",
+                remedy="give one in ASCII, without a port, such as sandbox.example.com",
+            )
         names = _alternative_names((domain, f"*.{domain}", *_LOCAL_NAMES))
         try:
             self.cert.parent.mkdir(parents=True, exist_ok=True)
@@ -153,13 +163,7 @@ def _alternative_names(names: Iterable[str]) -> list[x509.GeneralName]:
         try:
             found[name] = x509.IPAddress(ipaddress.ip_address(name))
         except ValueError:
-            try:
-                found[name] = x509.DNSName(name)
-            except ValueError:
-                raise ConfigurationError(
-                    f"{name!r} is not a domain",
-                    remedy="give one in ASCII, without a port, such as sandbox.example.com",
-                ) from None
+            found[name] = x509.DNSName(name)
     return list(found.values())
 
 

@@ -109,8 +109,15 @@ class Exchange:
     def leave(self) -> None:
         """Take note that the client is gone."""
         self._gone = True
+        self._discard()
         self._news.set()
         self._may_send.set()
+
+    def _discard(self) -> None:
+        """Give back the room that an unread body takes up in the connection's window."""
+        if self._body:
+            self._connection.acknowledge(self._stream_id, len(self._body))
+            self._body.clear()
 
     # -- the application's side --------------------------------------------------------------
 
@@ -126,6 +133,7 @@ class Exchange:
         finally:
             if not self._complete and not self._gone:
                 self._connection.reset(self._stream_id, ErrorCodes.INTERNAL_ERROR)
+                self._discard()
             if not self._complete or self._body_ended:
                 self._connection.finish(self._stream_id)
             self._gone = True
@@ -150,7 +158,10 @@ class Exchange:
     async def _send(self, message: Message) -> None:
         if self._gone:
             return
-        if message["type"] == "http.response.start":
+        beginning = message["type"] == "http.response.start"
+        if beginning is self._started or self._complete:
+            raise RuntimeError(f"{message['type']} is out of turn")
+        if beginning:
             self._send_head(message["status"], message.get("headers", ()))
         else:
             await self._send_body(message.get("body", b""), message.get("more_body", False))
@@ -190,6 +201,4 @@ class Exchange:
         if not more:
             self._complete = True
             self._news.set()
-            if self._body:
-                self._connection.acknowledge(self._stream_id, len(self._body))
-                self._body.clear()
+            self._discard()

@@ -1,4 +1,4 @@
-"""uvicorn, with a bound on the head of a request and without hands on our signals."""
+"""uvicorn, with bounds on what a client may have us keep and without hands on our signals."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from atoll.doors.answers import answer_json
 
@@ -20,6 +21,11 @@ _STOPPING = {"code": 503, "message": "the server is stopping; try again when it 
 
 MAX_HEAD = 64 << 10
 """Bytes that the request line and the headers may have together."""
+MAX_UNSENT = 1 << 20
+"""Bytes that wait to be sent while more is taken in. Answers stop long before; a flood of frames
+that want a reply does not."""
+_HEAD_SECONDS = 60.0
+"""How long a head may take, the first one from the moment of connecting."""
 
 _BODY = b'{"code": 431, "message": "the headers exceed %d bytes"}' % MAX_HEAD
 _TOO_LARGE = (
@@ -29,29 +35,93 @@ _TOO_LARGE = (
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """The parser keeps whatever headers come; this ends a connection that sends no end of them."""
+    """HTTP/1.1 with bounds: the parser keeps whatever headers come, and waits for them for ever."""
 
-    _head = 0
+    _unread = 0
+    """Bytes since the beginning of a head, or since it or a piece of a body was complete: so all
+    that the parser may keep, which is headers and trailers."""
     _in_head = True
+    _moved = False
+    """Whether something was completed by what came last."""
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Called by the event loop."""
+        super().connection_made(transport)
+        self._set_deadline()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the event loop."""
+        self._drop_deadline()
+        super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
         """Called by the parser."""
-        self._head, self._in_head = 0, True
+        self._unread, self._in_head = 0, True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """Called by the parser."""
-        self._in_head = False
+        self._in_head, self._moved = False, True
+        self._drop_deadline()
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Called by the parser."""
+        self._moved = True
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Called by the parser."""
+        self._moved = True
+        super().on_message_complete()
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the event loop."""
+        self._moved = False
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        self._unread = 0 if self._moved else self._unread + len(data)
+        if self._unread > MAX_HEAD:
+            if self._in_head and self._is_idle():
+                self.transport.write(_TOO_LARGE)
+            self.transport.close()
+        elif self._deadline is None and self._is_idle():
+            self._set_deadline()  # uvicorn's own for idle connections ended with the first byte
+
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _set_deadline(self) -> None:
+        self._deadline = self.loop.call_later(_HEAD_SECONDS, self.transport.close)
+
+    def _drop_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+class BoundedWebSocket(WebSocketsSansIOProtocol):
+    """WebSockets with a bound: pongs for a client that reads none would pile up."""
 
     def data_received(self, data: bytes) -> None:
         """Called by the event loop."""
         super().data_received(data)
-        if self._in_head:
-            self._head += len(data)
-            if self._head > MAX_HEAD and not self.transport.is_closing():
-                self.transport.write(_TOO_LARGE)
-                self.transport.close()
+        if self.transport.get_write_buffer_size() > MAX_UNSENT:
+            self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Called by the event loop."""
+        super().resume_writing()
+        if not self.read_paused and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    async def receive(self) -> Any:
+        """ASGI's `receive`, which goes on reading from the client."""
+        if self.transport.get_write_buffer_size() > MAX_UNSENT:
+            await self.writable.wait()
+        return await super().receive()
 
 
 class Orderly:

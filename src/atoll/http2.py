@@ -32,7 +32,7 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from uvicorn.server import ServerState
 
 from atoll.exchange import Exchange
-from atoll.http import MAX_HEAD
+from atoll.http import MAX_HEAD, MAX_UNSENT
 
 MAX_STREAMS = 250
 """Requests open at the same time on one connection."""
@@ -40,9 +40,6 @@ STREAM_WINDOW = 256 << 10
 """Bytes of one request's body that wait to be read, at most."""
 CONNECTION_WINDOW = 16 << 20
 """The same for all requests of a connection together."""
-_MAX_UNSENT = 1 << 20
-"""Bytes that wait to be sent while more is taken in. Answers stop long before; a flood of frames
-that want a reply does not."""
 _SPARE_RESETS = 200
 """Requests that a client may take back, beyond as many as it lets come to an end."""
 
@@ -108,7 +105,7 @@ class Http2Protocol(asyncio.Protocol):
             self._hang_up()
             return
         self.flush()
-        if self._transport.get_write_buffer_size() > _MAX_UNSENT:
+        if self._transport.get_write_buffer_size() > MAX_UNSENT:
             self._transport.pause_reading()
 
     def eof_received(self) -> None:
@@ -187,7 +184,10 @@ class Http2Protocol(asyncio.Protocol):
         method, target = pseudo.get(b":method", b""), pseudo.get(b":path", b"")
         if not _METHOD.fullmatch(method) or method == b"CONNECT" or not _TARGET.fullmatch(target):
             return None
-        if event.stream_ended is None and not any(name == b"content-length" for name, _ in headers):
+        lengths = [value for name, value in headers if name == b"content-length"]
+        if len(lengths) > 1:
+            return None
+        if event.stream_ended is None and not lengths:
             # How HTTP/1.1 says that there is a body; there is no other way to tell the application.
             headers.append((b"transfer-encoding", b"chunked"))
         raw_path, _, query = target.partition(b"?")

@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import json
 import os
 import resource
-import secrets
+import shutil
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import structlog
@@ -37,7 +38,7 @@ from atoll.doors.e2b.webhooks import WebhookRoutes
 from atoll.doors.gateway import build_gateway
 from atoll.doors.limits import Limits
 from atoll.errors import ConfigurationError, HostError
-from atoll.http import BoundedProtocol, HttpServer
+from atoll.http import BoundedProtocol, BoundedWebSocket, HttpServer
 from atoll.isolation.driver import Driver
 from atoll.isolation.oci import OciDriver
 from atoll.running import LOCAL_KEY_FILE, SERVER_FILE, RunningServer, read_start_time
@@ -52,7 +53,7 @@ from atoll.store.volumes import VolumeStore
 from atoll.templates.catalog import TemplateCatalog
 from atoll.tls import Certificate, NegotiatedProtocol
 from atoll.volumes.service import VolumeService
-from atoll.volumes.tokens import VolumeTokens
+from atoll.volumes.tokens import VolumeTokens, is_key, new_key
 
 log = structlog.get_logger(__name__)
 
@@ -126,6 +127,23 @@ def build_driver(settings: Settings) -> OciDriver:
     )
 
 
+@contextlib.asynccontextmanager
+async def open_build_driver(settings: Settings, directory: Path) -> AsyncIterator[Driver]:
+    """A started driver with state of its own, so that no server is disturbed; then it is gone.
+
+    What an earlier one left in the directory when it was killed is ended first.
+    """
+    aside = settings.model_copy(update={"data_dir": directory, "network": ""})
+    await build_driver(aside).purge()
+    driver = build_driver(aside)
+    try:
+        await driver.start()
+        yield driver
+    finally:
+        await driver.purge()
+        await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+
+
 def build_limits(settings: Settings) -> Limits:
     """Build the limits that the settings ask for."""
     return Limits.per_minute(
@@ -149,12 +167,15 @@ def build_history(settings: Settings, database: Database) -> History:
 def build_volumes(settings: Settings, driver: Driver, database: Database) -> VolumeService:
     """Build what keeps volumes. The key of their tokens is made on the first start."""
     path = settings.data_dir / VOLUME_KEY_FILE
-    if not path.exists():
-        _write_secret(path, secrets.token_hex(32))
+    key = path.read_text().strip() if path.exists() else ""
+    if not is_key(key):  # A server died while it wrote it.
+        path.unlink(missing_ok=True)
+        key = new_key()
+        _write_secret(path, key)
     return VolumeService(
         driver=driver,
         store=VolumeStore(database),
-        tokens=VolumeTokens(path.read_text().strip()),
+        tokens=VolumeTokens(key),
         data_dir=settings.data_dir,
         size_mb=settings.volume_size_mb,
         max_volumes=settings.max_volumes,
@@ -245,6 +266,7 @@ class Server:
             templates = TemplateCatalog(settings.templates)
             authorities = [Path(each) for each in settings.authorities]
             await templates.ensure_base(progress=progress, authorities=authorities)
+            await templates.tidy(functools.partial(open_build_driver, settings))
             history = build_history(settings, database)
             parts.push_async_callback(history.stop)
             driver = build_driver(settings)
@@ -309,7 +331,7 @@ class Server:
                 gateway,
                 http=BoundedProtocol if certificate is None else NegotiatedProtocol,
                 ssl_context_factory=None if certificate is None else lambda *_: certificate.context,
-                ws="websockets-sansio",
+                ws=BoundedWebSocket,
                 ws_max_size=64 << 20,
                 lifespan="off",
                 interface="asgi3",

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import websockets
 from e2b import Sandbox
-from e2b.exceptions import TimeoutException
+from e2b.exceptions import SandboxException, TimeoutException
 
 from tests.server import RunningServer
 
@@ -194,6 +194,12 @@ def test_masked_host(server: RunningServer) -> None:
         sandbox.commands.run("python3 host.py", background=True)
         sandbox.commands.run("until ss -Hltn 'sport = :8000' | grep -q .; do sleep 0.1; done")
         assert httpx.get(f"http://{sandbox.get_host(8000)}/").text == "inside.example:8000"
+
+
+@pytest.mark.parametrize("host", ["a b", "a\r\nX-Forged: 1", "", "é"])
+def test_what_can_mask_no_host(server: RunningServer, host: str) -> None:
+    with pytest.raises(SandboxException, match="maskRequestHost"):
+        Sandbox.create(network={"mask_request_host": host}, **server.options)
 
 
 def test_a_host_name_without_port(server: RunningServer, sandbox: Sandbox) -> None:

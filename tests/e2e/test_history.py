@@ -129,6 +129,15 @@ def test_processes_are_logged(api: httpx.Client, sandbox: Sandbox) -> None:
     assert times == sorted(times)
 
 
+def test_an_end_is_logged_whenever_its_client_leaves(api: httpx.Client, sandbox: Sandbox) -> None:
+    for number in range(150):  # just when it ends, some of them
+        command = "true" if number % 2 else f"sleep 0.0{number % 9}"
+        sandbox.commands.run(command, background=True).disconnect()
+    wait_for(lambda: not sandbox.commands.list())
+    wait_for(lambda: len(read_logs(api, sandbox.sandbox_id, search=" ended")) == 150)
+    assert len(read_logs(api, sandbox.sandbox_id, search=" started")) == 150
+
+
 def test_pages_of_logs(api: httpx.Client, sandbox: Sandbox) -> None:
     for number in range(3):
         sandbox.commands.run(f"true {number}")
@@ -225,6 +234,12 @@ def test_team_metrics(api: httpx.Client, sandbox: Sandbox) -> None:
     most = api.get(f"{path}/max", params={"start": since, "metric": "concurrent_sandboxes"}).json()
     assert most["value"] >= samples[0]["concurrentSandboxes"]
     assert api.get(path, params={"end": since - 86400}).json() == []
+    nothing = f"start={1 << 40}&end={1 << 41}&metric=sandbox_start_rate"
+    none = api.get(f"{path}/max?{nothing}").json()
+    assert (none["value"], datetime.fromisoformat(none["timestamp"]).timestamp()) == (
+        0,
+        none["timestampUnix"],
+    )
     assert api.get(f"{path}/max", params={"metric": "beauty"}).status_code == 400
     assert api.get("/teams/another/metrics").status_code == 403
 

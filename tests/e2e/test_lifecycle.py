@@ -51,6 +51,15 @@ def test_metadata_and_envs(server: RunningServer) -> None:
         assert sandbox.commands.run("echo $GREETING").stdout == "hi there\n"
 
 
+def test_the_most_metadata_and_the_longest_variable(server: RunningServer) -> None:
+    metadata = {"ä" * 100: "é" * ((65536 - 200) // 2)}
+    envs = {"LONG": "x" * (131070 - 4)}
+    with Sandbox.create(metadata=metadata, envs=envs, **server.options) as sandbox:
+        assert sandbox.get_info().metadata == metadata
+        # One byte more would be refused, as no program could be started with it.
+        assert sandbox.commands.run("echo ${#LONG}").stdout == "131066\n"
+
+
 def test_old_sdks_create_through_v1(server: RunningServer, api: httpx.Client) -> None:
     made = api.post("/sandboxes", json={"templateID": "base", "timeout": 60})
     assert made.status_code == 201
@@ -249,7 +258,9 @@ def test_unknown_template(server: RunningServer) -> None:
         (b'{"templateID": "base", "timeout": 999999}', "timeout"),
         (b'{"templateID": "base", "timeout": "soon"}', "timeout"),
         (b'{"templateID": "base", "metadata": {"a": 1}}', "metadata"),
+        (b'{"templateID": "base", "metadata": {"a": "%s"}}' % (b"x" * 65536), "65536"),
         (b'{"templateID": "base", "envVars": {"A=B": "c"}}', "envVars"),
+        (b'{"templateID": "base", "envVars": {"A": "%s"}}' % (b"x" * 131070), "131070"),
         (b'{"templateID": "base", "network": {"allowOut": ["nowhere"]}}', "nowhere"),
         (b'{"templateID": "base", "autoPause": true}', "autoPause"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,6 +117,26 @@ def test_access_tokens(server: RunningServer, account: httpx.Client) -> None:
     for header in ("Bearer", "Bearer sk_e2b_x", "Basic eDp5", f"Bearer {server.api_key}"):
         refused = httpx.get(f"{server.url}/teams", headers={"Authorization": header})
         assert refused.status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/api-keys", "/access-tokens"])
+def test_a_revoked_token_finishes_nothing(
+    server: RunningServer, account: httpx.Client, path: str
+) -> None:
+    """Not even a request that was let in before, and whose body comes after."""
+    made = account.post("/access-tokens", json={"name": "brief"}).json()
+    headers = {"Authorization": f"Bearer {made['token']}"}
+    keys = account.get("/api-keys").json()
+
+    def body() -> Iterator[bytes]:
+        yield b'{"name":'
+        time.sleep(1)  # the head of the request is long there
+        assert account.delete(f"/access-tokens/{made['id']}").status_code == 204
+        yield b' "late"}'
+
+    late = httpx.post(f"{server.url}{path}", content=body(), headers=headers)
+    assert late.status_code == 401, late.text
+    assert account.get("/api-keys").json() == keys
 
 
 def test_foreign_and_missing_keys_and_tokens_answer_alike(

@@ -41,6 +41,32 @@ assert not sandbox.is_running()
 """
 
 
+_STREAMS = """
+import http.server, time
+class H(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        if self.path == "/events":
+            self.send_header("Content-Type", "text/event-stream")
+            self.end_headers()
+            for number in range(1000):
+                self.wfile.write(b"data: %d\\n\\n" % number)
+                time.sleep(0.1)
+        else:
+            self.send_header("Content-Length", str(64 << 20))
+            self.end_headers()
+            for _ in range(64):
+                self.wfile.write(bytes(1 << 20))
+    def do_POST(self):
+        left = size = int(self.headers["Content-Length"])
+        while left:
+            left -= len(self.rfile.read(min(left, 1 << 20)))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"%d" % size)
+http.server.ThreadingHTTPServer(("127.0.0.1", 8200), H).serve_forever()
+"""
+
 _SERVING = """
 import json
 import sys
@@ -52,13 +78,15 @@ sandbox.files.write("echo.py", sys.argv[1])
 serve = "cd www && exec python3 -m http.server 8000 --bind 127.0.0.1"
 sandbox.commands.run(serve, background=True)
 sandbox.commands.run("exec python3 echo.py 9001", background=True)
-for port in (8000, 9001):
+sandbox.files.write("streams.py", sys.argv[2])
+sandbox.commands.run("exec python3 streams.py", background=True)
+for port in (8000, 9001, 8200):
     sandbox.commands.run(f"until ss -Hltn 'sport = :{port}' | grep -q .; do sleep 0.1; done")
 urls = {
     name: {str(end): sign("signed", use_signature_expiration=end) for end in (None, 600)}
     for name, sign in (("uploads", sandbox.upload_url), ("downloads", sandbox.download_url))
 }
-hosts = {port: sandbox.get_host(port) for port in (8000, 9001, 7777, 49983)}
+hosts = {port: sandbox.get_host(port) for port in (8000, 9001, 8200, 7777, 49983)}
 print(json.dumps({"hosts": hosts, **urls}))
 """
 
@@ -100,7 +128,7 @@ class Serving:
 def serving(secure: RunningServer, authority: LocalAuthority) -> Serving:
     # A process of its own: the SDK reads what to trust once, and other tests have used it before.
     done = subprocess.run(
-        [sys.executable, "-c", _SERVING, ECHO],
+        [sys.executable, "-c", _SERVING, ECHO, _STREAMS],
         env=_environ(secure, authority),
         capture_output=True,
         text=True,
@@ -141,6 +169,40 @@ def test_host_names(serving: Serving, trust: ssl.SSLContext, http2: bool) -> Non
         assert answer.http_version == ("HTTP/2" if http2 else "HTTP/1.1")
         closed = client.get(f"https://{serving.hosts['7777']}/")
         assert closed.json()["message"] == "The sandbox is running but port is not open"
+
+
+@pytest.fixture(scope="module")
+def streams(serving: Serving) -> str:
+    """The address of a service whose requests and answers are long."""
+    return f"https://{serving.hosts['8200']}"
+
+
+@pytest.mark.parametrize("http2", [True, False])
+def test_large_bodies_in_little_memory(
+    secure: RunningServer, streams: str, trust: ssl.SSLContext, http2: bool
+) -> None:
+    def memory() -> int:
+        return int(Path(f"/proc/{secure.process.pid}/statm").read_text().split()[1]) * 4096
+
+    before = memory()
+    with httpx.Client(verify=trust, http2=http2, timeout=60) as client:
+        pieces = (bytes(1 << 20) for _ in range(64))
+        answer = client.post(streams, content=pieces, headers={"Content-Length": str(64 << 20)})
+        assert answer.text == str(64 << 20)
+        with client.stream("GET", streams) as answer:
+            assert sum(len(chunk) for chunk in answer.iter_raw()) == 64 << 20
+    assert memory() - before < 30 << 20
+
+
+@pytest.mark.parametrize("http2", [True, False])
+def test_server_sent_events(streams: str, trust: ssl.SSLContext, http2: bool) -> None:
+    with (
+        httpx.Client(verify=trust, http2=http2) as client,
+        client.stream("GET", f"{streams}/events") as answer,
+    ):
+        assert answer.headers["content-type"] == "text/event-stream"
+        lines = answer.iter_lines()
+        assert [next(lines) for _ in range(3)] == ["data: 0", "", "data: 1"]
 
 
 async def test_websocket(serving: Serving, trust: ssl.SSLContext) -> None:

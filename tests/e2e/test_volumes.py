@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +228,18 @@ def test_large_files_are_streamed(server: RunningServer, volume: Volume, tmp_pat
     assert resident(server) - before < 24 << 20
 
 
+def test_of_a_file_that_is_only_asked_about_nothing_is_read(
+    server: RunningServer, volume: Volume
+) -> None:
+    with Sandbox.create(volume_mounts={"/data": volume}, timeout=120) as sandbox:
+        sandbox.commands.run("truncate -s 1T /data/sparse")
+        with content(server, volume) as client:
+            answer = client.head("/file", params={"path": "sparse"})
+            assert (answer.status_code, answer.headers["content-length"]) == (200, str(1 << 40))
+            # The connection is free for another request.
+            assert client.get("/path", params={"path": "sparse"}).status_code == 200
+
+
 def resident(server: RunningServer) -> int:
     """The server's memory, in bytes."""
     return int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[1]) * 4096
@@ -303,6 +317,27 @@ def test_what_a_sandbox_does_keeps_no_request_waiting(volume: Volume) -> None:
             volume.read_file("file")
         volume.write_file("file", "y")
         assert volume.read_file("file") == "y"
+
+
+def test_a_volume_that_is_not_ready_keeps_nobody_else_waiting(
+    server: RunningServer, volume: Volume
+) -> None:
+    """The kernel may take seconds to let go of one that a sandbox has filled before it ended."""
+    with ThreadPoolExecutor(12) as threads:
+        image = server.data_dir / f"isolation/volumes/{volume.volume_id}.img"
+        with image.open("rb") as disk:
+            fcntl.flock(disk, fcntl.LOCK_EX)  # which its device holds until then
+            mounts: Any = {"/data": volume}
+            waiting = [
+                *(threads.submit(volume.list, "/") for _ in range(8)),
+                *(threads.submit(Sandbox.create, volume_mounts=mounts) for _ in range(4)),
+            ]
+            with Sandbox.create(timeout=120) as sandbox:
+                assert sandbox.commands.run("echo here").stdout == "here\n"
+            assert not any(each.done() for each in waiting)
+        assert [each.result() for each in waiting[:8]] == [[]] * 8
+        for each in waiting[8:]:
+            each.result().kill()
 
 
 def test_deep_and_wide_trees_are_removed(volume: Volume) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -11,6 +12,13 @@ from e2b_code_interpreter import AsyncSandbox, Sandbox
 
 from atoll.templates.interpreter import NAME
 from tests.server import TEMPLATES, RunningServer, run_server
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The time of a test is its own: the template may have to be built for the first."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(120, func_only=True))
 
 
 @pytest.fixture(scope="session")
@@ -25,8 +33,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 
 
 def _environ() -> dict[str, str]:
-    import os
-
     return {**os.environ, "ATOLL_TEMPLATE_DIR": TEMPLATES}
 
 

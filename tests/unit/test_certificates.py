@@ -68,6 +68,30 @@ def test_damaged_authority_is_not_replaced_in_silence(tmp_path: Path, lost: str)
         authority.issue("box.example")
 
 
-def test_what_is_no_domain(tmp_path: Path) -> None:
+NOT_DOMAINS = """
+müller.example
+box.example:8443
+https://box.example
+*.box.example
+10.0.0.1
+a b
+a..b
+.a
+-a.b
+"""
+
+
+@pytest.mark.parametrize(
+    "domain",
+    [
+        *NOT_DOMAINS.strip().split("\n"),
+        "",
+        "x" * 64 + ".example",
+        "a." * 130 + "example",
+        "box.example\n",
+    ],
+)
+def test_what_is_no_domain(tmp_path: Path, domain: str) -> None:
     with pytest.raises(ConfigurationError, match="not a domain"):
-        LocalAuthority(tmp_path).issue("müller.example")
+        LocalAuthority(tmp_path).issue(domain)
+    assert not list(tmp_path.iterdir())

@@ -114,8 +114,8 @@ class AgentClient:
         """Receive a process's output: first what was held while nobody did, then what comes.
 
         A process that ended unseen can be attached to for five minutes. `selector` is a pid or a
-        tag. Without `output` only the end comes, and other clients notice nothing. Raises
-        `ProcessNotFound`.
+        tag. Without `output` only the end comes, for the last 256 also when it was seen, and other
+        clients notice nothing. Raises `ProcessNotFound`.
         """
         request = {**_select(selector), "output": output}
         channel, first = await self._calls.open("attach", request, "start", ProcessNotFound)

@@ -26,9 +26,10 @@ def make_certificates(
     from atoll.settings import LOCAL_DOMAIN, LOCAL_TLS_DOMAIN, load_settings
 
     settings = load_settings(data_dir=data_dir)
-    name = domain or settings.domain.partition(":")[0]
-    if name == LOCAL_DOMAIN:
-        name = LOCAL_TLS_DOMAIN
+    served = settings.domain.partition(":")[0]
+    if served == LOCAL_DOMAIN:
+        served = LOCAL_TLS_DOMAIN
+    name = domain or served
     authority = LocalAuthority(settings.data_dir)
     authority.issue(name)
     if as_json:
@@ -41,14 +42,17 @@ def make_certificates(
         }
         typer.echo(json.dumps(paths))
         return
+    variable = ""
+    if name != served:
+        variable = f"ATOLL_DOMAIN={name}{'' if settings.port == 443 else f':{settings.port}'} "
     typer.echo(
         f"A certificate for {name} and *.{name}, and the authority behind it:\n"
         f"  certificate  {authority.server_cert}\n"
         f"  its key      {authority.server_key}\n"
         f"  authority    {authority.cert}\n"
         f"Serve with it:\n"
-        f"  atoll serve --data-dir {settings.data_dir} --tls-cert {authority.server_cert} "
-        f"--tls-key {authority.server_key}\n"
+        f"  {variable}atoll serve --data-dir {settings.data_dir} "
+        f"--tls-cert {authority.server_cert} --tls-key {authority.server_key}\n"
         f"Have clients trust it (`atoll env` prints these lines as well):\n"
         f"  export SSL_CERT_FILE={authority.trust}\n"
         f"  export NODE_EXTRA_CA_CERTS={authority.trust}"

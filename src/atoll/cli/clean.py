@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,12 +35,16 @@ def clean(
 
     from atoll.server import lock_data_dir
     from atoll.settings import load_settings
+    from atoll.templates.catalog import BUILT_IN
 
     settings = load_settings(data_dir=data_dir)
     directory = settings.data_dir
-    if templates and is_store(settings.templates):
-        shutil.rmtree(settings.templates / "base")
-        typer.echo(f"removed the templates in {settings.templates}")
+    if is_store(settings.templates):
+        uvloop.run(_end_builds(settings))
+        if templates:
+            for name in BUILT_IN:
+                shutil.rmtree(settings.templates / name, ignore_errors=True)
+            typer.echo(f"removed the templates in {settings.templates}")
     if not directory.exists() or not any(directory.iterdir()):
         typer.echo(f"nothing to clean in {directory}")
         return
@@ -70,6 +75,14 @@ def is_store(templates: Path) -> bool:
         entry.name.startswith(".") or len(entry.name) == 20 or entry.is_file()
         for entry in base.iterdir()
     )
+
+
+async def _end_builds(settings: Settings) -> None:
+    from atoll.server import open_build_driver
+    from atoll.templates.catalog import TemplateCatalog
+
+    catalog = TemplateCatalog(settings.templates)
+    await catalog.tidy(functools.partial(open_build_driver, settings))
 
 
 async def _purge(settings: Settings) -> None:

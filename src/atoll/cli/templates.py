@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import json
-import tempfile
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated
 
@@ -14,16 +12,13 @@ import uvloop
 
 from atoll.cli.options import DataDir, Json
 from atoll.errors import InvalidInput
-from atoll.isolation.driver import Driver
 from atoll.logs import configure_logs
-from atoll.server import build_driver
+from atoll.server import open_build_driver
 from atoll.settings import Settings, load_settings
-from atoll.templates import base, interpreter
-from atoll.templates.catalog import TemplateCatalog
+from atoll.templates import interpreter
+from atoll.templates.catalog import BUILT_IN, TemplateCatalog
 
 app = typer.Typer(help="Build and list templates.", no_args_is_help=True)
-
-BUILT_IN = (base.NAME, interpreter.NAME)
 
 
 @app.command("build")
@@ -54,19 +49,9 @@ async def _build(settings: Settings, names: list[str]) -> None:
         progress=typer.echo, authorities=[Path(each) for each in settings.authorities]
     )
     if interpreter.NAME in names:
-        await catalog.ensure_interpreter(lambda: open_driver(settings), progress=typer.echo)
-
-
-@contextlib.asynccontextmanager
-async def open_driver(settings: Settings) -> AsyncIterator[Driver]:
-    """A driver with a directory of its own, so that a server that runs is not disturbed."""
-    with tempfile.TemporaryDirectory(prefix="atoll-build-") as scratch:
-        driver = build_driver(settings.model_copy(update={"data_dir": Path(scratch)}))
-        try:
-            await driver.start()
-            yield driver
-        finally:
-            await driver.purge()
+        await catalog.ensure_interpreter(
+            functools.partial(open_build_driver, settings), progress=typer.echo
+        )
 
 
 @app.command("list")

@@ -19,6 +19,9 @@ from atoll.errors import AgentFailed
 from atoll.sandboxes.model import Sandbox
 
 _SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
+_STALL_SECONDS = 600.0
+"""How long a service may take nothing of a request's body. Meanwhile nobody would notice that the
+client has left."""
 
 
 class _ClientGone(Exception):
@@ -58,7 +61,8 @@ class Proxy:
     ) -> None:
         headers = inward(scope, sandbox, address)
         url = service_url(sandbox, address.port, scope["raw_path"], scope["query_string"])
-        client = _Client(receive, line)
+        patience = asyncio.timeout(None)
+        client = _Client(receive, line, patience)
         body = client.read_body() if _has_body(scope) else None
         if body is None:
             client.watch()
@@ -67,13 +71,16 @@ class Proxy:
         if not repeatable:
             headers["Connection"] = "close"
         try:
-            async with self._session(keep=repeatable).request(
-                scope["method"],
-                url,
-                headers=headers,
-                data=body,
-                allow_redirects=False,
-            ) as response:
+            async with (
+                patience,
+                self._session(keep=repeatable).request(
+                    scope["method"],
+                    url,
+                    headers=headers,
+                    data=body,
+                    allow_redirects=False,
+                ) as response,
+            ):
                 try:
                     await _answer(response, address, line)
                 finally:
@@ -128,22 +135,33 @@ def _ending_with_connection(response: aiohttp.ClientResponse) -> Iterator[None]:
 class _Client:
     """The client's side of an exchange: its body, and whether it is still there."""
 
-    def __init__(self, receive: Receive, line: Line) -> None:
+    def __init__(self, receive: Receive, line: Line, patience: asyncio.Timeout) -> None:
         self._receive = receive
         self._line = line
+        self._patience = patience
         self._watch: asyncio.Task[None] | None = None
 
     async def read_body(self) -> AsyncGenerator[bytes]:
         """The body, as it comes; afterwards the client is watched."""
-        more = True
-        while more:
-            message = await self._receive()
+        first = asyncio.ensure_future(self._receive())
+        try:
+            await asyncio.sleep(0)
+            if not first.done():
+                yield b""  # The library sends the head no sooner than something of the body.
+            message = await first
+        finally:
+            first.cancel()
+        while True:
             if message["type"] == "http.disconnect":
                 self._line.sever()
                 raise _ClientGone
             if chunk := message.get("body", b""):
+                self._patience.reschedule(asyncio.get_running_loop().time() + _STALL_SECONDS)
                 yield chunk
-            more = message.get("more_body", False)
+                self._patience.reschedule(None)
+            if not message.get("more_body", False):
+                break
+            message = await self._receive()
         self.watch()
 
     def watch(self) -> None:

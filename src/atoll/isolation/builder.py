@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import functools
+import os
+import shutil
 import subprocess
 import time
 from ipaddress import IPv4Address
@@ -52,6 +54,19 @@ class Builder:
         self._cgroups = cgroups
         self._runc = runc
         self._network = network
+
+    def check_host(self) -> None:
+        """Raises `HostError` that names what the machine lacks and the remedy."""
+        if os.geteuid() != 0:
+            raise HostError("Atoll has to run as root", remedy="start it as root")
+        for program, package in PROGRAMS.items():
+            if shutil.which(program) is None:
+                raise HostError(f"{program} is not installed", remedy=f"apt-get install {package}")
+        if self._cgroups.missing:
+            raise HostError(
+                f"the kernel offers no control groups for {', '.join(self._cgroups.missing)}",
+                remedy="mount them, or boot with these controllers on",
+            )
 
     def build(self, spec: SandboxSpec, record: Record, runtime: Path) -> Grip:
         """Make a sandbox and fill in its record. To be called on a thread of a mount namespace.

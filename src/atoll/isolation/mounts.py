@@ -43,6 +43,7 @@ class MountNamespace:
         self._namespace: int | None = None
         self._failure: OSError | None = None
         self._threads = ThreadPoolExecutor(threads, "atoll-mounts", initializer=self._enter)
+        self._apart = ThreadPoolExecutor(threads, "atoll-mounts-apart", initializer=self._enter)
 
     async def open(self) -> None:
         """Make the namespace. Raises `HostError`."""
@@ -59,9 +60,15 @@ class MountNamespace:
         """Run a function on one of the threads, to its end even when the caller is cancelled."""
         return await run_to_end(self._threads, work)
 
+    async def run_apart(self, work: Callable[[], T]) -> T:
+        """The same for what may wait for seconds until the kernel is done with a disk: on threads
+        that nothing else waits for."""
+        return await run_to_end(self._apart, work)
+
     def close(self) -> None:
         """End the threads and with them the namespace and all that is still mounted in it."""
         self._threads.shutdown(wait=True)
+        self._apart.shutdown(wait=True)
         if self._namespace is not None:
             os.close(self._namespace)
             self._namespace = None

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import shutil
 import socket
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from ipaddress import IPv4Address
@@ -18,7 +17,7 @@ from weakref import WeakValueDictionary
 
 from atoll.agent.client import AgentClient
 from atoll.errors import Conflict, HostError, InvalidInput, PortClosed, SandboxGone
-from atoll.isolation.builder import PROGRAMS, Builder
+from atoll.isolation.builder import Builder
 from atoll.isolation.bundle import ID_BASE, ID_COUNT
 from atoll.isolation.cgroups import ControlGroups, find_hierarchies
 from atoll.isolation.disk import Disks
@@ -27,11 +26,13 @@ from atoll.isolation.firewall import networks
 from atoll.isolation.handle import Grip, Handle
 from atoll.isolation.inotify import raise_limits
 from atoll.isolation.instance import instance_name
+from atoll.isolation.lock import StateLock
 from atoll.isolation.mounts import MountNamespace
 from atoll.isolation.network import Network
 from atoll.isolation.records import Record, Records, boot_id, is_id
 from atoll.isolation.runc import Runc
 from atoll.isolation.volumes import Volumes
+from atoll.threads import finish
 
 _AGENT_SOCKET = b"\0atoll-agent"
 _BOOT_SECONDS = 60.0
@@ -100,14 +101,14 @@ class OciDriver(Driver):
         self._mounts: MountNamespace | None = None
         # Threads of its own, as a removal may wait for seconds until a disk is written out.
         self._removals = _removal_threads()
-        self._state_lock: int | None = None
+        self._state_lock = StateLock(self._state)
 
     async def start(self) -> None:
         """See `Driver.start`."""
         if self._mounts is not None:
             return
-        self._check_host()
-        self._lock_state()
+        self._builder.check_host()
+        self._state_lock.take()
         try:
             raise_limits()
             self._runc.kill_strays()
@@ -134,7 +135,11 @@ class OciDriver(Driver):
             raise InvalidInput(f"{spec.sandbox_id!r} cannot be the id of a sandbox")
         if not spec.layers:
             raise InvalidInput("a sandbox needs at least one layer")
-        async with self._slots, self._lock(spec.sandbox_id):
+        async with (
+            self._held({each.volume_id for each in spec.volumes}),
+            self._slots,
+            self._lock(spec.sandbox_id),
+        ):
             if self._has(spec.sandbox_id):
                 raise Conflict(f"there is a sandbox {spec.sandbox_id!r} already")
             address = self._network.addresses.take()
@@ -142,8 +147,20 @@ class OciDriver(Driver):
             try:
                 return await self._boot(spec, record)
             except BaseException:
-                await _finish(self._remove(spec.sandbox_id, record))
+                await finish(self._remove(spec.sandbox_id, record))
                 raise
+
+    @contextlib.asynccontextmanager
+    async def _held(self, volume_ids: Collection[str]) -> AsyncIterator[None]:
+        """Have volumes mounted already, so that no boot waits until the kernel is ready to."""
+        roots = contextlib.ExitStack()
+        try:
+            for volume_id in volume_ids:
+                roots.callback(os.close, (await self.open_volume(volume_id)).descriptor)
+            yield
+        finally:
+            if volume_ids:
+                await self._running_mounts().run_apart(roots.close)
 
     async def _boot(self, spec: SandboxSpec, record: Record) -> Instance:
         mounts = self._running_mounts()
@@ -195,7 +212,7 @@ class OciDriver(Driver):
         if not is_id(sandbox_id):
             return
         async with self._lock(sandbox_id):
-            await _finish(self._remove(sandbox_id, self._records.read(sandbox_id)))
+            await finish(self._remove(sandbox_id, self._records.read(sandbox_id)))
 
     async def _remove(self, sandbox_id: str, record: Record | None) -> None:
         # First of all and on this very thread: to end a sandbox never waits for other removals.
@@ -304,13 +321,15 @@ class OciDriver(Driver):
 
     async def create_volume(self, volume_id: str, size_mb: int) -> None:
         """See `Driver.create_volume`. Raises also `Overloaded`, `InvalidInput`."""
-        await self._running_mounts().run(lambda: self._volumes.create(volume_id, size_mb))
+        await self._running_mounts().run_apart(lambda: self._volumes.create(volume_id, size_mb))
 
     async def open_volume(self, volume_id: str) -> VolumeRoot:
         """See `Driver.open_volume`."""
         opened: list[int] = []
         try:
-            await self._running_mounts().run(lambda: opened.append(self._volumes.open(volume_id)))
+            await self._running_mounts().run_apart(
+                lambda: opened.append(self._volumes.open(volume_id))
+            )
         except BaseException:
             for descriptor in opened:
                 self._removals.submit(os.close, descriptor)
@@ -334,14 +353,11 @@ class OciDriver(Driver):
         # Another in its place, which has no threads before it has work: `destroy` needs no start.
         removals, self._removals = self._removals, _removal_threads()
         await asyncio.to_thread(removals.shutdown)
-        if self._state_lock is not None:
-            os.close(self._state_lock)
-            self._state_lock = None
+        self._state_lock.release()
 
     async def purge(self) -> None:
         """See `Driver.purge`. Works on a driver that was not started, too."""
-        if self._state_lock is None:
-            self._lock_state()
+        self._state_lock.take()
         try:
             self._runc.kill_strays()
             ends = await asyncio.gather(
@@ -361,32 +377,6 @@ class OciDriver(Driver):
                 shutil.rmtree(self._state / directory, ignore_errors=True)
         finally:
             await self.stop()
-
-    def _check_host(self) -> None:
-        if os.geteuid() != 0:
-            raise HostError("Atoll has to run as root", remedy="start it as root")
-        for program, package in PROGRAMS.items():
-            if shutil.which(program) is None:
-                raise HostError(f"{program} is not installed", remedy=f"apt-get install {package}")
-        if self._cgroups.missing:
-            raise HostError(
-                f"the kernel offers no control groups for {', '.join(self._cgroups.missing)}",
-                remedy="mount them, or boot with these controllers on",
-            )
-
-    def _lock_state(self) -> None:
-        directory = self._state / "sandboxes"
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise HostError(
-                f"another server uses {self._state}",
-                remedy="stop it, or use another data directory",
-            ) from None
-        self._state_lock = descriptor
 
     def _lock(self, sandbox_id: str) -> asyncio.Lock:
         return self._locks.setdefault(sandbox_id, asyncio.Lock())
@@ -416,13 +406,3 @@ class OciDriver(Driver):
 
 def _removal_threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_REMOVALS, "atoll-remove")
-
-
-async def _finish(work: Awaitable[T]) -> T:
-    """Do some work to its end, though the task that waits for it be cancelled meanwhile."""
-    future = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        await asyncio.wait([future])
-        raise

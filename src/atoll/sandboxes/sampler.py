@@ -7,7 +7,6 @@ sandbox, which may be frozen, busy or hostile. One measurement takes a fifth of 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -109,8 +108,12 @@ class Sampler:
             track = self._tracks.get(sandbox.sandbox_id)
             if track is not None and track.due > time.monotonic():
                 continue
-            with contextlib.suppress(AtollError, OSError):  # it has ended meanwhile
+            try:
                 await self._sample(sandbox, track)
+            except (AtollError, OSError):
+                pass  # it has ended meanwhile
+            except Exception:  # one that can't be measured must not keep the others from it
+                log.exception("sampler.sandbox_failed", sandbox_id=sandbox.sandbox_id)
             measured += 1
             if measured % _TURN == 0:
                 await asyncio.sleep(0)

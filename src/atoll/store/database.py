@@ -55,6 +55,9 @@ class Database:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="database")
         try:
             metadata.create_all(self._engine)
+            for table in metadata.tables.values():
+                for index in table.indexes:  # of a table that was there before it had them
+                    index.create(self._engine, checkfirst=True)
         except OperationalError as error:
             raise HostError(
                 f"the database can't be opened: {error.orig}",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -16,7 +17,7 @@ from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, 
 from atoll.errors import Conflict, Exhausted, InvalidInput, NotFound, Unauthenticated
 from atoll.store.database import Database
 from atoll.store.secret import Mask, digest_secret, hint_secret, new_secret, read_mask
-from atoll.store.tables import api_keys, teams
+from atoll.store.tables import access_token_teams, api_keys, teams
 
 KEY_PREFIX = "e2b_"
 _CACHE_SECONDS = 2.0
@@ -43,10 +44,14 @@ class KeyStore:
         self._database = database
         self._cache: dict[str, tuple[float, str]] = {}
 
-    async def create(self, team_id: str, name: str) -> tuple[ApiKey, str]:
+    async def create(
+        self, team_id: str, name: str, *, token_id: str | None = None
+    ) -> tuple[ApiKey, str]:
         """Make a key for a team and return it with its secret: the only time that is seen.
 
-        Raises `Conflict` when the team has a key of that name, `InvalidInput`, `Exhausted`.
+        `token_id` is the access token that asks for it. Raises `Conflict` when the team has a key
+        of that name, `InvalidInput`, `Exhausted`, and `Unauthenticated` when the token was revoked
+        since it was looked at.
         """
         check_name(name)
         secret = new_secret(KEY_PREFIX)
@@ -56,6 +61,8 @@ class KeyStore:
             _check_free(connection, team_id, name)
             _check_room(connection, team_id)
             connection.execute(insert(api_keys).values(key_row(key_id, team_id, name, secret)))
+            if token_id is not None:
+                check_reach(connection, token_id, [team_id])
             return _find(connection, api_keys.c.key_id == key_id)
 
         return await self._database.run(work), secret
@@ -131,6 +138,19 @@ def check_name(name: str) -> None:
     """Raise `InvalidInput` for what can't name a key or a token."""
     if not name.strip() or len(name) > _MAX_NAME or not name.isprintable():
         raise InvalidInput(f"a name has from 1 to {_MAX_NAME} printable characters")
+
+
+def check_reach(connection: Connection, token_id: str, team_ids: Collection[str]) -> None:
+    """Raise `Unauthenticated` when an access token does not act for all of these teams any more.
+
+    Between the moment a token is looked at and the one at which something is made for it, its
+    holder can let as much time pass as he likes. To be called after the writing: from then on no
+    other process writes, and the error takes back what was written.
+    """
+    table = access_token_teams.c
+    query = select(func.count()).where(table.token_id == token_id, table.team_id.in_(team_ids))
+    if connection.scalar(query) != len(team_ids):
+        raise Unauthenticated("the access token was revoked")
 
 
 def key_row(key_id: str, team_id: str, name: str, secret: str) -> dict[str, Any]:

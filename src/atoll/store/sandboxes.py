@@ -82,12 +82,13 @@ class SandboxStore:
 
     async def prune(self, seconds: float) -> None:
         """Forget the sandboxes that ended so long ago."""
-        old = (sandboxes.c.state == "ended") & (sandboxes.c.ended_at < time.time() - seconds)
+        old = sandboxes.c.ended_at < time.time() - seconds
         await self._database.run(lambda c: c.execute(delete(sandboxes).where(old)))
 
     async def live(self) -> list[SandboxRow]:
         """All that had not ended when last heard of."""
-        query = select(sandboxes).where(sandboxes.c.state != "ended")
+        # The states by name, as the index can't be searched for what is not in it.
+        query = select(sandboxes).where(sandboxes.c.state.in_(("pooled", "running")))
         rows = await self._database.run(
             lambda connection: connection.execute(query).mappings().all()
         )

@@ -82,6 +82,7 @@ sandboxes = Table(
     Column("end_reason", String(32)),
     Column("record", JSON, nullable=False),
     Index("sandboxes_by_state", "state"),
+    Index("sandboxes_by_end", "ended_at"),
 )
 
 # A row about every five seconds per live sandbox: without a rowid, as the key is the order they are

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, delete, func, insert, select
 
 from atoll.errors import Exhausted, InvalidInput, NotFound, Unauthenticated
 from atoll.store.database import Database
-from atoll.store.keys import KEY_PREFIX, check_name, key_row
+from atoll.store.keys import KEY_PREFIX, check_name, check_reach, key_row
 from atoll.store.secret import (
     Mask,
     derive_secret,
@@ -30,7 +30,7 @@ from atoll.store.tables import access_token_teams, access_tokens, api_keys, team
 from atoll.store.teams import Team
 
 TOKEN_PREFIX = "sk_e2b_"  # noqa: S105
-_MOST = 10_000
+_MOST_PER_TEAM = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,14 @@ class TokenStore:
         self._database = database
         self._seen: set[str] = set()
 
-    async def create(self, name: str, team_ids: Sequence[str]) -> tuple[AccessToken, str]:
-        """Make a token for these teams and return it with its secret, which is seen only now."""
+    async def create(
+        self, name: str, team_ids: Sequence[str], *, token_id: str | None = None
+    ) -> tuple[AccessToken, str]:
+        """Make a token for these teams and return it with its secret, which is seen only now.
+
+        `token_id` is the token that asks for it. Raises `InvalidInput`, `Exhausted`, and
+        `Unauthenticated` when that one was revoked since it was looked at.
+        """
         check_name(name)
         if not team_ids:
             raise InvalidInput("an access token needs at least one team")
@@ -71,10 +77,11 @@ class TokenStore:
         ]
 
         def work(connection: Connection) -> AccessToken:
-            if (connection.scalar(select(func.count()).select_from(access_tokens)) or 0) >= _MOST:
-                raise Exhausted(f"there are {_MOST} access tokens", remedy="revoke some")
+            _check_room(connection, team_ids)
             connection.execute(insert(access_tokens).values(row))
             connection.execute(insert(access_token_teams), members)
+            if token_id is not None:
+                check_reach(connection, token_id, team_ids)
             (made,) = _list(connection, access_tokens.c.token_id == row["token_id"])
             return made
 
@@ -125,7 +132,8 @@ class TokenStore:
         """The API key of each of a token's teams, by the team's id: the same ones every time.
 
         E2B's command line wants a working key of each team; as ours are stored hashed, it gets
-        keys of the token's own. They follow from the token, and are revoked with it.
+        keys of the token's own. They follow from the token, and are revoked with it. Raises
+        `Unauthenticated` when it was revoked since it was looked at.
         """
         keys = {
             each.team_id: derive_secret(KEY_PREFIX, secret, f"API key of team {each.team_id}")
@@ -139,6 +147,7 @@ class TokenStore:
                 if connection.scalar(known) is None:
                     row = key_row(key_id, team_id, f"of token {token.token_id}", key)
                     connection.execute(insert(api_keys).values(row))
+            check_reach(connection, token.token_id, keys)
 
         await self._database.run(work)
         return keys
@@ -146,6 +155,16 @@ class TokenStore:
 
 def _key_id(token_id: str, team_id: str) -> str:
     return str(uuid.uuid5(uuid.UUID(token_id), team_id))
+
+
+def _check_room(connection: Connection, team_ids: Sequence[str]) -> None:
+    # Of each team, so that none can use up what others need.
+    table = access_token_teams.c
+    counts = select(func.count()).where(table.team_id.in_(team_ids)).group_by(table.team_id)
+    if max(connection.scalars(counts), default=0) >= _MOST_PER_TEAM:
+        raise Exhausted(
+            f"the team has {_MOST_PER_TEAM} access tokens already", remedy="revoke some"
+        )
 
 
 def _list(connection: Connection, *known: Any) -> list[AccessToken]:

@@ -18,8 +18,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -140,16 +140,23 @@ async def locked(directory: Path, *, on_wait: Callable[[], None]) -> AsyncIterat
         os.close(descriptor)
 
 
+@contextmanager
+def try_locked(directory: Path) -> Iterator[bool]:
+    """Hold the directory's lock; yields False when somebody else has it."""
+    descriptor = _open_lock(directory)
+    try:
+        yield _try_lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def try_tidy(directory: Path) -> None:
     """Remove what killed builds left, unless a build is under way now. Blocking."""
     if not any(directory.glob(f"{_ASIDE}*")):
         return
-    descriptor = _open_lock(directory)
-    try:
-        if _try_lock(descriptor):
+    with try_locked(directory) as held:
+        if held:
             tidy(directory)
-    finally:
-        os.close(descriptor)
 
 
 def tidy(directory: Path) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import builtins
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from atoll.errors import TemplateNotFound
-from atoll.isolation.driver import Driver
 from atoll.templates import interpreter
-from atoll.templates.base import NAME, ensure_base, load_base, prune_base
+from atoll.templates.base import NAME, PRUNE_GRACE, ensure_base, load_base, prune_base
+from atoll.templates.interpreter import OpenDriver
 from atoll.templates.layered import read_layered
 from atoll.templates.model import Template
+
+BUILT_IN = (NAME, interpreter.NAME)
+"""The templates that come with Atoll."""
 
 
 class TemplateCatalog:
@@ -38,7 +40,7 @@ class TemplateCatalog:
 
     async def ensure_interpreter(
         self,
-        open_driver: Callable[[], AbstractAsyncContextManager[Driver]],
+        open_driver: OpenDriver,
         *,
         progress: Callable[[str], None],
     ) -> Template:
@@ -62,7 +64,15 @@ class TemplateCatalog:
     async def prune(self, *, in_use: Collection[Path]) -> builtins.list[Path]:
         """Remove old builds, except those with a layer `in_use`; returns what was removed."""
         standing = {layer for template in self._templates.values() for layer in template.layers}
-        return await prune_base(self._store, in_use={*in_use, *standing})
+        used = {*in_use, *standing}
+        return [
+            *await interpreter.prune_interpreter(self._store, in_use=used, grace=PRUNE_GRACE),
+            *await prune_base(self._store, in_use=used),
+        ]
+
+    async def tidy(self, open_driver: OpenDriver) -> None:
+        """End what killed builds left running."""
+        await interpreter.tidy_interpreter(self._store, open_driver)
 
     def get(self, ref: str) -> Template:
         """The template with this id or name. Raises `TemplateNotFound`."""

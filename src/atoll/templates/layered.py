@@ -41,13 +41,20 @@ class LayeredBuild:
 
 def read_layered(directory: Path, recipe: str | None = None) -> LayeredBuild | None:
     """The newest finished build in a template's directory; with this recipe, when one is given."""
-    found = []
-    if directory.is_dir():
-        for path in directory.iterdir():
-            build = None if path.name.startswith(".") else _read(path)
-            if build is not None and recipe in (None, build.recipe):
-                found.append(build)
-    return max(found, key=lambda build: build.template.created_at, default=None)
+    found = (each for each in read_all_layered(directory) if recipe in (None, each.recipe))
+    return next(found, None)
+
+
+def read_all_layered(directory: Path) -> list[LayeredBuild]:
+    """All finished builds in a template's directory, the newest first."""
+    if not directory.is_dir():
+        return []
+    found = [
+        build
+        for path in directory.iterdir()
+        if not path.name.startswith(".") and (build := _read(path)) is not None
+    ]
+    return sorted(found, key=lambda build: build.template.created_at, reverse=True)
 
 
 def _read(directory: Path) -> LayeredBuild | None:

@@ -19,7 +19,7 @@ import structlog
 from atoll.errors import InvalidInput, NotFound, Overloaded, Unauthenticated
 from atoll.isolation.driver import Driver, VolumeMount
 from atoll.store.volumes import Volume, VolumeStore
-from atoll.threads import run_to_end
+from atoll.threads import finish, run_to_end
 from atoll.volumes.draft import Draft
 from atoll.volumes.model import Attributes, Entry, NamedMount
 from atoll.volumes.tokens import VolumeTokens
@@ -89,10 +89,15 @@ class VolumeService:
         try:
             await self._driver.create_volume(volume_id, self._size_mb)
         except BaseException:
-            await self._store.remove(volume_id)
+            # Cancelled, it may be made all the same.
+            await finish(self._discard(volume_id))
             raise
         log.info("volume.created", volume_id=volume_id)
         return volume
+
+    async def _discard(self, volume_id: str) -> None:
+        await self._driver.remove_volume(volume_id)
+        await self._store.remove(volume_id)
 
     async def list(self, team_id: str) -> list[Volume]:
         """All volumes of the team, the oldest first."""
@@ -108,8 +113,7 @@ class VolumeService:
     async def remove(self, team_id: str, volume_id: str) -> None:
         """Remove a volume for good. Raises `NotFound`, and `Conflict` when it is in use."""
         volume = await self.get(team_id, volume_id)
-        await self._driver.remove_volume(volume.volume_id)
-        await self._store.remove(volume.volume_id)
+        await finish(self._discard(volume.volume_id))
         log.info("volume.removed", volume_id=volume.volume_id)
 
     async def find_mounts(

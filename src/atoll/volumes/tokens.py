@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 import hmac
+import re
+import secrets
 
 _PREFIX = "vol_e2b_"
+_KEY = re.compile("[0-9a-f]{64}")
+
+
+def new_key() -> str:
+    """A key to make tokens from."""
+    return secrets.token_hex(32)
+
+
+def is_key(text: str) -> bool:
+    """Whether a text is such a key. Whoever knows the key can make the tokens of all volumes."""
+    return _KEY.fullmatch(text) is not None
 
 
 class VolumeTokens:

@@ -12,6 +12,7 @@ import os
 import posixpath
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 
 from atoll.errors import (
@@ -37,6 +38,8 @@ MOST_BYTES = 8 << 20
 """Characters of paths and targets in one listing."""
 _LONGEST = 4096
 _TRIES = 100
+_REMOVAL_SECONDS = 120.0
+"""How long one removal goes on: sandboxes may add to a tree as fast as it is removed."""
 _NOBODY = 65534
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -151,7 +154,10 @@ class Tree:
             return self.describe_open(path, descriptor)
 
     def remove(self, path: str) -> None:
-        """Remove what is at a path, of a directory all that is in it. Raises `PathNotFound`."""
+        """Remove what is at a path, of a directory all that is in it.
+
+        Raises `PathNotFound`, and `Conflict` when there is no end to it.
+        """
         path = clean_path(path)
         if path == "/":
             raise InvalidInput("the root of a volume can't be removed")
@@ -261,11 +267,14 @@ def _remove_directory(parent: int, name: str) -> None:
     Each directory is taken from the sandboxes first: they have no right to what belongs to no user
     of theirs. Directories further down are moved up, so depth costs neither descriptors nor stack.
     """
+    deadline = time.monotonic() + _REMOVAL_SECONDS
     top = os.open(name, _FOLDER, dir_fd=parent)
     try:
         _seize(top)
         while names := _some_names(top):
             for each in names:
+                if time.monotonic() > deadline:
+                    raise Conflict("there was too much to remove at once", remedy="try again")
                 _remove_or_flatten(top, each)
     finally:
         os.close(top)

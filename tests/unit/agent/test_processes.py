@@ -241,6 +241,21 @@ async def test_whoever_waits_for_the_end_only_counts_as_nobody(guest: Guest) -> 
     assert (again.stdout, again.end.exit_code) == (b"held\n", 3)
 
 
+async def test_an_end_that_was_sent_to_somebody_can_be_asked_for_again(guest: Guest) -> None:
+    stream = await guest.client.start_process(shell("exit 3"), user="user")
+    pid, first = stream.pid, await collect(stream)
+    # Whoever left at that moment may not have got it.
+    for _ in range(2):
+        again = await collect(await guest.client.attach_process(pid, output=False))
+        assert again.end == first.end
+    with pytest.raises(ProcessNotFound):
+        await guest.client.attach_process(pid)
+    for _ in range(256):
+        await collect(await guest.client.start_process(shell(""), user="user"))
+    with pytest.raises(ProcessNotFound):
+        await guest.client.attach_process(pid, output=False)
+
+
 async def test_held_output_comes_first(guest: Guest) -> None:
     stream = await guest.client.start_process(
         shell("read a; echo held; echo error >&2; read b; echo live"), user="user", stdin=True

@@ -27,7 +27,7 @@ from atoll.agent.client import AgentClient
 from atoll.certificates import LocalAuthority
 from atoll.doors.gateway import build_gateway
 from atoll.errors import PortClosed
-from atoll.http import BoundedProtocol, HttpServer
+from atoll.http import BoundedProtocol, BoundedWebSocket, HttpServer
 from atoll.isolation.driver import Driver, Instance, Usage
 from atoll.sandboxes.model import Sandbox, SandboxState, new_sandbox_id
 from atoll.sandboxes.service import SandboxService
@@ -151,13 +151,18 @@ class Doors:
 async def _control(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["path"] == "/bug":
         raise RuntimeError("a bug")
+    if scope["path"] == "/twice":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+        await send({"type": "http.response.body"})
+        return
     await JSONResponse({"control": scope["path"]})(scope, receive, send)
 
 
 def _configure(app: ASGIApp, **options: Any) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        ws="websockets-sansio",
+        ws=BoundedWebSocket,
         ws_max_size=64 << 20,
         lifespan="off",
         interface="asgi3",

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 from h2.errors import ErrorCodes
-from h2.events import DataReceived, StreamEnded
+from h2.events import DataReceived, RemoteSettingsChanged, StreamEnded
 
-from atoll.http2 import MAX_STREAMS, STREAM_WINDOW
+from atoll.http2 import CONNECTION_WINDOW, MAX_STREAMS, STREAM_WINDOW
 from atoll.sandboxes.model import Sandbox
 from tests.unit.doors.conftest import Doors, Wire
 from tests.unit.doors.frames import Frames, open_frames
@@ -219,6 +219,12 @@ def test_a_bug_is_answered(frames: Frames) -> None:
     frames.wait(StreamEnded, stream)
 
 
+def test_an_answer_has_one_beginning(frames: Frames) -> None:
+    stream = frames.request("GET", "/twice", {})
+    assert frames.status(stream) == 200
+    assert frames.reset_code(stream) == ErrorCodes.INTERNAL_ERROR
+
+
 def test_an_early_answer_arrives(doors: Doors, sandbox: Sandbox, service: Service) -> None:
     def pieces() -> Iterator[bytes]:
         for _ in range(50):
@@ -287,6 +293,70 @@ def test_too_many_streams(doors: Doors, sandbox: Sandbox, service: Service, fram
     stream = frames.request("GET", "/status/200", headers)
     frames.wait(StreamEnded, stream)  # the server's settings are known by now
     assert frames.h2.remote_settings.max_concurrent_streams == MAX_STREAMS
+    for _ in range(MAX_STREAMS):
+        frames.request("GET", "/hang", headers)
+    frames.h2.remote_settings.max_concurrent_streams = MAX_STREAMS + 1
+    frames.h2.remote_settings.acknowledge()
+    frames.request("GET", "/hang", headers)
+    assert frames.goodbye_code() is not None
+    assert service.events.count("hanging") <= MAX_STREAMS
+
+
+def test_a_length_said_twice(
+    doors: Doors, sandbox: Sandbox, service: Service, frames: Frames
+) -> None:
+    stream = frames.h2.get_next_available_stream_id()
+    lines = [(":method", "POST"), (":path", "/count"), (":scheme", "https"), (":authority", "a")]
+    lines += [(name.lower(), value) for name, value in doors.headers(sandbox, service.port).items()]
+    frames.h2.send_headers(stream, [*lines, ("content-length", "4"), ("content-length", "4")])
+    frames.h2.send_data(stream, b"body", end_stream=True)
+    frames.send()
+    assert frames.reset_code(stream) == ErrorCodes.PROTOCOL_ERROR
+
+
+@pytest.mark.parametrize("cut_by", ["client", "server"])
+def test_bodies_that_nobody_read_leave_the_connection_its_window(
+    doors: Doors, add_sandbox: Callable[..., Sandbox], frames: Frames, cut_by: str
+) -> None:
+    """Otherwise a few dozen broken uploads would stop all further ones of the connection."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        try:
+            deaf.events.append(("head", len(deaf.events)))
+            if cut_by == "server":
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello")
+            await asyncio.sleep(60)
+        finally:
+            writer.transport.abort()
+
+    frames.wait(RemoteSettingsChanged)
+    with run_raw(talk) as deaf:
+        for _ in range(2):
+            sandbox = add_sandbox()
+            streams = []
+            for _ in range(24):
+                headers = doors.headers(sandbox, deaf.port)
+                begun = len(deaf.events)
+                streams.append(frames.request("POST", "/", headers, end=False))
+                deaf.wait_for(("head", begun))
+                if cut_by == "server":
+                    assert frames.status(streams[-1]) == 200
+                while room := min(frames.h2.local_flow_control_window(streams[-1]), 16384):
+                    frames.h2.send_data(streams[-1], bytes(room))
+                    frames.send()
+            if cut_by == "server":
+                doors.end(sandbox)
+            for stream in streams:
+                if cut_by == "server":
+                    frames.reset_code(stream)
+                else:
+                    frames.h2.reset_stream(stream, ErrorCodes.CANCEL)
+                    frames.send()
+        deadline = time.monotonic() + 10
+        while frames.h2.outbound_flow_control_window < CONNECTION_WINDOW // 2:
+            assert time.monotonic() < deadline
+            assert frames.status(frames.request("GET", "/", {})) == 200
 
 
 def test_a_flood_of_pings_is_not_kept_in_memory(frames: Frames) -> None:

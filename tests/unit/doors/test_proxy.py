@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from atoll.doors import proxy
 from atoll.sandboxes.model import Sandbox
 from tests.unit.doors.conftest import Doors
 from tests.unit.doors.service import Service, run_app, run_raw
@@ -271,6 +273,55 @@ def test_leaving_in_the_middle_of_a_body(client: httpx.Client, doors: Doors) -> 
     raw = b"".join(seen)
     assert b"first" in raw
     assert b"0\r\n\r\n" not in raw
+
+
+def test_an_answer_may_begin_before_the_body_does(client: httpx.Client) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nready\r\n")
+        while b"0\r\n\r\n" not in (data := await reader.read(65536)):
+            assert data
+        writer.write(b"4\r\ndone\r\n0\r\n\r\n")
+        writer.close()
+
+    with (
+        run_raw(talk) as service,
+        socket.create_connection(("127.0.0.1", client.base_url.port or 0)) as sock,
+    ):
+        client.headers["E2b-Sandbox-Port"] = str(service.port)
+        lines = [f"{name}: {value}" for name, value in client.headers.items()]
+        lines += ["Host: a", "Transfer-Encoding: chunked", "", ""]
+        sock.settimeout(5)
+        sock.sendall("\r\n".join(["POST / HTTP/1.1", *lines]).encode())
+        said = b""
+        while b"ready" not in said:
+            said += sock.recv(65536)
+        sock.sendall(b"4\r\nbody\r\n0\r\n\r\n")
+        while b"done" not in said:
+            said += sock.recv(65536)
+
+
+def test_a_service_that_does_not_read(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection is not kept for ever, least of all for a client that has left."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        await asyncio.sleep(1)
+        reader._transport.resume_reading()  # type: ignore[attr-defined]
+        while await reader.read(1 << 20):
+            pass
+        stuck.events.append("end")
+        writer.close()
+
+    monkeypatch.setattr(proxy, "_STALL_SECONDS", 0.5)
+    body = bytes(64 << 20)
+    with run_raw(talk) as stuck:
+        client.headers["E2b-Sandbox-Port"] = str(stuck.port)
+        with contextlib.suppress(httpx.NetworkError):  # it may still be sending
+            assert client.post("/", content=body).status_code == 502
+        stuck.wait_for("end")
 
 
 def test_early_answer(client: httpx.Client) -> None:

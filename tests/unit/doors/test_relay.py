@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from websockets.typing import Subprotocol
 
 from atoll.sandboxes.model import Sandbox
 from tests.unit.doors.conftest import Doors
-from tests.unit.doors.service import Service, run_app
+from tests.unit.doors.service import Service, run_app, run_raw
 from tests.unit.doors.test_proxy import closed_port, memory
 
 
@@ -65,6 +66,18 @@ def test_close_codes(dial: Callable[..., ClientConnection], service: Service) ->
     service.wait_for(("closed", 4321))
 
 
+def test_a_client_that_vanishes_over_tls(doors: Doors, sandbox: Sandbox, service: Service) -> None:
+    service.events.clear()
+    headers = doors.headers(sandbox, service.port)
+    doors.tls.set_alpn_protocols(["http/1.1"])
+    url = f"wss://127.0.0.1:{doors.tls_port}/talk"
+    with connect(url, additional_headers=headers, ssl=doors.tls, proxy=None) as ws:
+        ws.send("x")
+        assert ws.recv() == "x"
+        ws.socket.shutdown(socket.SHUT_RDWR)
+    service.wait_for(("closed", 1001))
+
+
 def test_abrupt_ends(dial: Callable[..., ClientConnection], service: Service) -> None:
     with dial() as ws:
         ws.send("vanish")
@@ -108,6 +121,29 @@ def test_refusals(dial: Callable[..., ClientConnection]) -> None:
     with pytest.raises(InvalidStatus) as caught:
         dial(port=49983)
     assert caught.value.response.status_code == 404
+
+
+def test_private_traffic_and_masked_host(
+    doors: Doors, add_sandbox: Callable[..., Sandbox], service: Service
+) -> None:
+    heads: list[bytes] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.close()
+
+    private = add_sandbox(traffic_token="t0ken", mask_request_host="inside:${PORT}")
+    with run_raw(talk) as raw:
+        headers = doors.headers(private, raw.port)
+        for token, status in ((None, 403), ("wrong", 403), ("t0ken", 502)):
+            if token is not None:
+                headers["E2B-Traffic-Access-Token"] = token
+            with pytest.raises(InvalidStatus) as caught:
+                connect(f"ws://127.0.0.1:{doors.port}/", additional_headers=headers, proxy=None)
+            assert caught.value.response.status_code == status
+    (head,) = heads
+    assert f"\r\nhost: inside:{raw.port}\r\n".encode() in head.lower()
+    assert b"t0ken" not in head
 
 
 def test_back_pressure(dial: Callable[..., ClientConnection], service: Service) -> None:

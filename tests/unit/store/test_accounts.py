@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from atoll.errors import Conflict, InvalidInput, NotFound, Unauthenticated
+from atoll.errors import Conflict, Exhausted, InvalidInput, NotFound, Unauthenticated
 from atoll.store.accounts import Accounts
 from atoll.store.database import Database
 
@@ -107,6 +107,38 @@ async def test_revoking_a_token_takes_its_keys_along(accounts: Accounts) -> None
     assert not await accounts.keys.is_valid(keys[a])
     with pytest.raises(NotFound):
         await accounts.tokens.revoke(made.token_id)
+
+
+async def test_nothing_is_made_for_a_token_that_was_just_revoked(accounts: Accounts) -> None:
+    a, b = [await accounts.teams.ensure(name) for name in "ab"]
+    token, secret = await accounts.tokens.create("stolen", [a, b])
+    await accounts.tokens.derive_keys(token, secret)
+    assert (await accounts.keys.create(a, "one", token_id=token.token_id))[0].team == "a"
+    await accounts.teams.revoke("b")  # after the token was looked at, and before it is used
+    with pytest.raises(Unauthenticated):
+        await accounts.keys.create(b, "late", token_id=token.token_id)
+    with pytest.raises(Unauthenticated):
+        await accounts.tokens.create("late", [a, b], token_id=token.token_id)
+    await accounts.tokens.revoke(token.token_id)
+    with pytest.raises(Unauthenticated):
+        await accounts.tokens.derive_keys(token, secret)
+    with pytest.raises(Unauthenticated):
+        await accounts.keys.create(a, "late", token_id=token.token_id)
+    assert [key.name for key in await accounts.keys.list()] == ["one"]
+    assert await accounts.tokens.list() == []
+
+
+async def test_a_team_uses_up_its_own_tokens_only(
+    accounts: Accounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atoll.store.tokens._MOST_PER_TEAM", 2)
+    a, b = [await accounts.teams.ensure(name) for name in "ab"]
+    for _ in range(2):
+        await accounts.tokens.create("cli", [a])
+    for teams in ([a], [b, a]):
+        with pytest.raises(Exhausted):
+            await accounts.tokens.create("cli", teams)
+    await accounts.tokens.create("cli", [b])
 
 
 async def test_shutting_a_team_out(accounts: Accounts) -> None:

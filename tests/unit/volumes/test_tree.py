@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from atoll.errors import AtollError, InvalidInput, PathExists, PathNotFound, TooLarge
+from atoll.errors import AtollError, Conflict, InvalidInput, PathExists, PathNotFound, TooLarge
 from atoll.isolation.driver import VolumeRoot
 from atoll.volumes import tree as tree_module
 from atoll.volumes.draft import Draft
@@ -153,8 +155,11 @@ def test_a_directory_that_turns_into_a_symlink(tree: Tree, tmp_path: Path) -> No
     swapping = threading.Thread(target=swap)
     swapping.start()
     seen = set()
+    deadline = time.monotonic() + 30
     try:
-        for number in range(400):
+        for number in itertools.count():
+            if number >= 400 and (b"inside" in seen or time.monotonic() > deadline):
+                break
             try:
                 seen.add(get(tree, "real/file"))
                 put(tree, f"real/{number}", b"x", parents=False)
@@ -200,6 +205,23 @@ def test_a_tree_that_grows_while_it_is_removed(tree: Tree, tmp_path: Path) -> No
     os.close(started)
     os.close(writer)
     assert not doomed.exists()
+
+
+def test_a_tree_that_grows_without_end(
+    tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has a directory open that is not reached yet may add to it all the time."""
+    monkeypatch.setattr(tree_module, "_REMOVAL_SECONDS", 0.5)
+    remove = tree_module._remove_or_flatten
+
+    def grow(top: int, name: str) -> None:
+        os.makedirs(f"/proc/self/fd/{top}/{name}/more/and/more")
+        remove(top, name)
+
+    monkeypatch.setattr(tree_module, "_remove_or_flatten", grow)
+    (tmp_path / "volume/doomed/inner").mkdir(parents=True)
+    with pytest.raises(Conflict):
+        tree.remove("doomed")
 
 
 def test_a_listing_is_bounded(tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

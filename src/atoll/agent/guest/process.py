@@ -166,6 +166,7 @@ class Process:
         if self._processes.running.pop(self.pid, None) is None:
             return
         self._close_input()
+        self._processes.record_end(self.pid, self._end())
         clients, self._clients = self._clients, []
         for client in clients:
             client.finish(self._end())

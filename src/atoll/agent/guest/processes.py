@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _ENDED_KEPT = 64
 _ENDED_SECONDS = 300.0
+_ENDS_KEPT = 256
 
 
 class Processes:
@@ -22,6 +23,7 @@ class Processes:
         self.agent = agent
         self.running: dict[int, Process] = {}
         self.ended: dict[int, Process] = {}
+        self._ends: dict[int, dict[str, object]] = {}
         self._sweeping = False
 
     def find(self, pid: int | None, tag: str | None, *, ended: bool = False) -> Process:
@@ -43,7 +45,19 @@ class Processes:
         old = self.ended.get(process.pid)
         if old is not None:  # The kernel gives the number out again.
             self.drop(old)
+        self._ends.pop(process.pid, None)
         self.running[process.pid] = process
+
+    def record_end(self, pid: int, end: dict[str, object]) -> None:
+        """Write down how a process ended, also when that was sent to somebody: whoever just left
+        may not have got it."""
+        self._ends[pid] = end
+        while len(self._ends) > _ENDS_KEPT:
+            del self._ends[next(iter(self._ends))]
+
+    def find_end(self, pid: int) -> dict[str, object] | None:
+        """How one of the last processes ended."""
+        return self._ends.get(pid)
 
     def keep(self, process: Process) -> None:
         """Remember a process that ended unseen, for a while."""

@@ -54,11 +54,16 @@ def start(agent: Agent, connection: Connection, request: dict[str, object]) -> N
 def attach(agent: Agent, connection: Connection, request: dict[str, object]) -> None:
     """`attach`: receive the output of a process, and what it wrote since nobody did; or its end
     alone."""
-    process = _select(agent, request, ended=True)
-    if request.get("output") is False:
-        process.watch(connection)
-    else:
-        process.attach(connection)
+    if request.get("output") is not False:
+        _select(agent, request, ended=True).attach(connection)
+        return
+    pid = request.get("pid")
+    end = agent.processes.find_end(pid) if isinstance(pid, int) else None
+    if end is None:
+        _select(agent, request, ended=True).watch(connection)
+        return
+    connection.send(wire.message({"start": {"pid": pid}}))
+    connection.finish(end)
 
 
 def list_processes(agent: Agent, connection: Connection, request: dict[str, object]) -> None:

@@ -39,9 +39,10 @@ class KeyRoutes:
         return JSONResponse([_describe(each) for each in await self._accounts.keys.list(team)])
 
     async def _create(self, request: Request) -> Response:
-        team = await self._find_team(request)
+        token = await self._credentials.find_token(request)
+        team = choose_team(request, token)
         body = await parse_body(request, NameBody)
-        made, secret = await self._accounts.keys.create(team, body.name)
+        made, secret = await self._accounts.keys.create(team, body.name, token_id=token.token_id)
         return JSONResponse({**_describe(made), "key": secret}, status_code=201)
 
     async def _rename(self, request: Request) -> Response:

@@ -108,10 +108,9 @@ class MetricRoutes:
         else:
             raise InvalidInput("metric must be concurrent_sandboxes or sandbox_start_rate")
         now = int(time.time())
-        # The first of several that are alike.
-        value, at = max(values, key=lambda each: each[0], default=(0, now if end is None else end))
-        moment = format_moment(min(at, now))
-        return JSONResponse({"timestamp": moment, "timestampUnix": at, "value": value})
+        nothing = (0, now if end is None else min(end, now))
+        value, at = max(values, key=lambda each: each[0], default=nothing)  # the first of equals
+        return JSONResponse({"timestamp": format_moment(at), "timestampUnix": at, "value": value})
 
     async def _find_team(self, request: Request) -> str:
         team = await self._credentials.find_team(request)

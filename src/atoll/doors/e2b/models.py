@@ -20,9 +20,12 @@ CLIENT_ID = "atoll"
 """A deprecated field that clients still want to find."""
 
 Seconds = Annotated[int, Field(ge=0, le=2**31 - 1)]
-Text = Annotated[str, StringConstraints(max_length=65536)]
 EnvName = Annotated[str, StringConstraints(pattern=r"^[^=\x00]+$", max_length=4096)]
-EnvValue = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=131072)]
+EnvValue = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
+_LONGEST_ENV = 131_072 - 2
+"""Bytes of a name and a value: with `=` and the zero at the end, what Linux hands to a program."""
+_MOST_METADATA = 64 << 10
+"""Bytes of all names and values: lists, events and webhooks repeat them for each sandbox."""
 
 
 class _Body(BaseModel):
@@ -75,7 +78,9 @@ class NetworkBody(EgressBody):
     """The network part of a create."""
 
     allowPublicTraffic: bool | None = None
-    maskRequestHost: Annotated[str, StringConstraints(max_length=255)] | None = None
+    maskRequestHost: (
+        Annotated[str, StringConstraints(pattern=r"^[!-~]+$", max_length=255)] | None
+    ) = None
 
 
 class NetworkUpdateBody(EgressBody):
@@ -102,11 +107,30 @@ class NewSandboxBody(_Body):
     secure: bool | None = None
     allow_internet_access: bool | None = None
     network: NetworkBody | None = None
-    metadata: dict[Text, Text] | None = None
+    metadata: dict[str, str] | None = None
     envVars: dict[EnvName, EnvValue] | None = None
     mcp: dict[str, Any] | None = None
     iam: dict[str, Any] | None = None
     volumeMounts: Annotated[list[VolumeMountBody], Field(max_length=100)] | None = None
+
+    @field_validator("metadata")
+    @classmethod
+    def _check_metadata(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        size = sum(len(text.encode()) for pair in (value or {}).items() for text in pair)
+        if size > _MOST_METADATA:
+            raise ValueError(f"{size} bytes of names and values, at most are {_MOST_METADATA}")
+        return value
+
+    @field_validator("envVars")
+    @classmethod
+    def _check_envs(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        for name, text in (value or {}).items():
+            if len(name.encode()) + len(text.encode()) > _LONGEST_ENV:
+                raise ValueError(
+                    f"{name[:100]} is longer than the {_LONGEST_ENV} bytes, name and value, "
+                    "that a program can be given"
+                )
+        return value
 
     def to_request(self, *, default_timeout: int, secured: bool) -> NewSandbox:
         """Raises `InvalidInput` for an option that would be silently lost."""

@@ -45,7 +45,7 @@ class TokenRoutes:
         token = await self._credentials.find_token(request)
         body = await parse_body(request, NameBody)
         teams = [team.team_id for team in token.teams]
-        made, secret = await self._accounts.tokens.create(body.name, teams)
+        made, secret = await self._accounts.tokens.create(body.name, teams, token_id=token.token_id)
         answer = {
             "id": made.token_id,
             "name": made.name,

@@ -113,7 +113,12 @@ class VolumeContentRoutes:
         volume_id, path = await self._open(request)
         stack = contextlib.AsyncExitStack()
         size, pieces = await stack.enter_async_context(self._volumes.read_file(volume_id, path))
-        return _Download(stack, size, pieces)
+        download = _Download(stack, size, pieces)
+        if request.method == "GET":
+            return download
+        # Of what is asked for its headers alone, nothing is read: a sparse file may seem endless.
+        await stack.aclose()
+        return Response(headers=download.headers)
 
     async def _upload(self, request: Request) -> Response:
         volume_id, path = await self._open(request)

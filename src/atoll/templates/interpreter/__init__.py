@@ -11,10 +11,11 @@ import asyncio
 import hashlib
 import json
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import atoll.interpreter
@@ -27,6 +28,7 @@ from atoll.templates.layered import (
     Workshop,
     open_workshop,
     publish,
+    read_all_layered,
     read_layered,
 )
 from atoll.templates.model import Template, derive_id
@@ -38,6 +40,13 @@ _HOME = "/opt/interpreter"
 _KERNELS = "/usr/local/share/jupyter/kernels"
 _MISSING = f"{_HOME}/missing.json"
 _SITE = "/usr/local/lib/python3.11/dist-packages"
+
+_WORKSHOP = ".workshop"
+"""Where the driver of a build keeps its state: the next one finds there what a killed one left."""
+
+OpenDriver = Callable[[Path], AbstractAsyncContextManager[Driver]]
+"""Gives a started driver that keeps its state in a directory; all of it is gone afterwards, and
+what an earlier one left there as well."""
 
 _RESOURCES = Resources(memory_mb=2048)
 _BUILD_RESOURCES = Resources(cpu_count=4, memory_mb=4096, disk_mb=10240)
@@ -159,14 +168,14 @@ def find_interpreter(store: Path, base: Template) -> LayeredBuild | None:
 async def ensure_interpreter(
     store: Path,
     base: Template,
-    open_driver: Callable[[], AbstractAsyncContextManager[Driver]],
+    open_driver: OpenDriver,
     *,
     progress: Callable[[str], None],
 ) -> Template:
     """The template, built now if the store has no build that is still right.
 
-    `open_driver` gives a started driver for as long as the build takes. Of several processes that
-    ask at the same time one builds and the others wait. Raises `HostError`.
+    Of several processes that ask at the same time one builds and the others wait. Raises
+    `HostError`.
     """
     directory = store / NAME
     await asyncio.to_thread(directory.mkdir, mode=0o700, parents=True, exist_ok=True)
@@ -180,9 +189,38 @@ async def ensure_interpreter(
         await asyncio.to_thread(builds.tidy, directory)
         found = find_interpreter(store, base)
         if found is None:
-            async with open_driver() as driver:
+            async with open_driver(directory / _WORKSHOP) as driver:
                 found = await _build(directory, base, driver, progress)
     return found.template
+
+
+async def tidy_interpreter(store: Path, open_driver: OpenDriver) -> None:
+    """End what a killed build left running, unless a build is under way now."""
+    directory = store / NAME
+    if not (directory / _WORKSHOP).exists():
+        return
+    with builds.try_locked(directory) as held:
+        if held:
+            async with open_driver(directory / _WORKSHOP):
+                await asyncio.to_thread(builds.tidy, directory)
+
+
+async def prune_interpreter(
+    store: Path, *, in_use: Collection[Path], grace: timedelta
+) -> list[Path]:
+    """Remove builds that a newer one replaced, see `atoll.templates.base.prune_base`."""
+    directory = store / NAME
+    if not await asyncio.to_thread(directory.is_dir):
+        return []
+    removed = []
+    limit = datetime.now(UTC) - grace
+    async with builds.locked(directory, on_wait=lambda: None):
+        for newer, build in pairwise(read_all_layered(directory)):
+            used = any(layer.is_relative_to(build.directory) for layer in in_use)
+            if newer.template.created_at < limit and not used:
+                await asyncio.to_thread(builds.discard, build.directory)
+                removed.append(build.directory)
+    return removed
 
 
 async def _build(
