@@ -36,7 +36,8 @@ def read_pss(pid: int) -> int:
     return 0
 
 
-def _read_rss(pid: int) -> int:
+def read_rss(pid: int) -> int:
+    """Bytes that a process has in memory, shared or not."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
 
 
@@ -72,7 +73,7 @@ def measure_memory() -> list[Row]:
     """Memory of the idle server, and per sandbox with 200 idle ones at once."""
     with run_atoll(pool_size=0) as target:
         time.sleep(2)
-        server = _read_rss(target.pid)
+        server = read_rss(target.pid)
         before = set(find_sandbox_processes())
         free, charged = read_available(), _cgroup_bytes()
         began = time.perf_counter()
@@ -83,7 +84,7 @@ def measure_memory() -> list[Row]:
         pss = sum(read_pss(pid) for pid in mine) / _COUNT
         group = (_cgroup_bytes() - charged) / _COUNT
         drop = (free - read_available()) / _COUNT
-        loaded = _read_rss(target.pid)
+        loaded = read_rss(target.pid)
         good = all(each.commands.run("true").exit_code == 0 for each in sandboxes)
         with ThreadPoolExecutor(8) as threads:
             list(threads.map(lambda each: each.kill(), sandboxes))

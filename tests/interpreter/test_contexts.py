@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import httpx
 import pytest
 from e2b import NotFoundException
 from e2b_code_interpreter import AsyncSandbox, Sandbox
+
+from tests.server import RunningServer
 
 
 def test_there_are_contexts_from_the_beginning(sandbox: Sandbox) -> None:
@@ -43,8 +48,6 @@ def test_a_context_that_is_not_there(sandbox: Sandbox, name: str) -> None:
 
 
 async def test_executions_of_one_context_wait_for_each_other(async_sandbox: AsyncSandbox) -> None:
-    import asyncio
-
     await async_sandbox.run_code("import time; order = []")
     await asyncio.gather(
         *(
@@ -59,8 +62,6 @@ async def test_executions_of_one_context_wait_for_each_other(async_sandbox: Asyn
 
 
 async def test_contexts_run_side_by_side(async_sandbox: AsyncSandbox) -> None:
-    import asyncio
-
     first, second = await asyncio.gather(
         async_sandbox.create_code_context(), async_sandbox.create_code_context()
     )
@@ -69,3 +70,16 @@ async def test_contexts_run_side_by_side(async_sandbox: AsyncSandbox) -> None:
     execution = await async_sandbox.run_code("open('/tmp/go', 'w').close()", context=second)
     assert execution.error is None
     assert (await waiting).error is None
+
+
+def test_pages_of_any_origin_may_run_code(server: RunningServer, sandbox: Sandbox) -> None:
+    routed = {"E2b-Sandbox-Id": sandbox.sandbox_id, "E2b-Sandbox-Port": "49999"}
+    origin = {**routed, "Origin": "https://example.com"}
+    asked = {"Access-Control-Request-Method": "POST"}
+    asked["Access-Control-Request-Headers"] = "content-type,x-access-token"
+    preflight = httpx.options(f"{server.url}/execute", headers={**origin, **asked})
+    assert preflight.is_success
+    assert preflight.headers["access-control-allow-origin"] == "*"
+    assert "x-access-token" in preflight.headers["access-control-allow-headers"]
+    answer = httpx.get(f"{server.url}/health", headers=origin)
+    assert (answer.json(), answer.headers["access-control-allow-origin"]) == ("OK", "*")

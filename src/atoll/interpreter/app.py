@@ -37,6 +37,11 @@ async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamRe
         return web.Response(status=500, text=str(error))
 
 
+async def _allow_every_origin(request: web.Request, response: web.StreamResponse) -> None:
+    # As on E2B: pages of whatever origin may run code, if they know the sandbox.
+    response.headers["Access-Control-Allow-Origin"] = "*"
+
+
 async def _read_object(request: web.Request) -> dict[str, Any]:
     try:
         body = json.loads(await request.read() or b"{}")
@@ -84,6 +89,8 @@ class Interpreter:
     def build_app(self) -> web.Application:
         """Build the application."""
         app = web.Application(middlewares=[_answer_errors], client_max_size=_MAX_BODY)
+        app.on_response_prepare.append(_allow_every_origin)
+        app.router.add_options("/{path:.*}", self._answer_preflight)
         app.router.add_get("/health", self._health)
         app.router.add_post("/execute", self._execute)
         app.router.add_post("/contexts", self._create)
@@ -91,6 +98,16 @@ class Interpreter:
         app.router.add_post("/contexts/{context_id}/restart", self._restart)
         app.router.add_delete("/contexts/{context_id}", self._remove)
         return app
+
+    async def _answer_preflight(self, request: web.Request) -> web.Response:
+        headers = {
+            "Access-Control-Allow-Methods": "GET, POST, DELETE",
+            "Access-Control-Allow-Headers": request.headers.get(
+                "Access-Control-Request-Headers", "*"
+            ),
+            "Access-Control-Max-Age": "600",
+        }
+        return web.Response(status=204, headers=headers)
 
     async def _health(self, request: web.Request) -> web.Response:
         return web.json_response("OK")
