@@ -11,7 +11,7 @@ setup:  ## Install what the machine lacks
 test: setup  ## All checks and all tests
 	@scripts/setup-tests
 	@scripts/check
-	@.venv/bin/atoll template build
+	@.venv/bin/atoll template build base code-interpreter-v1
 	@.venv/bin/pytest $(ARGS)
 
 check: setup  ## Lint, types and unit tests: under a minute

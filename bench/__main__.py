@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from bench.building import measure_building
 from bench.commands import measure_commands
 from bench.creates import measure_creates
 from bench.files import measure_files
@@ -22,6 +23,7 @@ _GROUPS = {
     "gateway": measure_gateway,
     "watching": measure_watching,
     "interpreter": measure_interpreter,
+    "building": measure_building,
     "memory": measure_memory,
     "terminals": measure_terminals,
 }

@@ -58,8 +58,8 @@ def run_atoll(**settings: str | int) -> Iterator[Target]:
         data_dir = Path(scratch)
         port = free_port()
         environ = {name: value for name, value in os.environ.items() if "ATOLL" not in name}
-        environ |= {f"ATOLL_{name.upper()}": str(value) for name, value in settings.items()}
         environ["ATOLL_TEMPLATE_DIR"] = TEMPLATES
+        environ |= {f"ATOLL_{name.upper()}": str(value) for name, value in settings.items()}
         command = [sys.executable, "-m", "atoll", "serve", "--stop-sandboxes"]
         command += ["--port", str(port), "--data-dir", scratch]
         process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL)

@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.routing import Route
 
-from atoll.server import build_control
+from atoll.parts import build_control
 
 
 def control_routes() -> list[Route]:

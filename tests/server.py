@@ -114,6 +114,14 @@ def run_server(
             server.stop()
 
 
+def link_templates(directory: Path, *names: str) -> Path:
+    """A directory of templates for a server that builds: what is there already, by links."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in names or ("base",):
+        (directory / name).symlink_to(Path(TEMPLATES) / name)
+    return directory
+
+
 def find_leftovers(data_dir: Path) -> list[str]:
     """Everything on this machine that belongs to a data directory: it should be empty in the end.
 

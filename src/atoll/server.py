@@ -10,55 +10,46 @@ import functools
 import json
 import os
 import resource
-import shutil
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import structlog
 import uvicorn
 from starlette.applications import Starlette
 
-from atoll.agent.runtime import build_runtime
 from atoll.certificates import LocalAuthority
-from atoll.doors.e2b.control import build_control_plane
 from atoll.doors.e2b.courier import Courier
-from atoll.doors.e2b.credentials import Credentials
 from atoll.doors.e2b.destinations import Destinations
-from atoll.doors.e2b.events import EventRoutes
-from atoll.doors.e2b.keys import KeyRoutes
-from atoll.doors.e2b.logs import LogRoutes
-from atoll.doors.e2b.metrics import MetricRoutes
-from atoll.doors.e2b.sandboxes import SandboxRoutes
-from atoll.doors.e2b.tokens import TokenRoutes
-from atoll.doors.e2b.volumecontent import VolumeContentRoutes
-from atoll.doors.e2b.volumes import VolumeRoutes
-from atoll.doors.e2b.webhooks import WebhookRoutes
 from atoll.doors.gateway import build_gateway
-from atoll.doors.limits import Limits
 from atoll.errors import ConfigurationError, HostError
 from atoll.http import BoundedProtocol, BoundedWebSocket, HttpServer
-from atoll.isolation.driver import Driver
-from atoll.isolation.oci import OciDriver
+from atoll.parts import (
+    build_builds,
+    build_control,
+    build_driver,
+    build_history,
+    build_limits,
+    build_volumes,
+    open_build_driver,
+    write_secret,
+)
 from atoll.running import LOCAL_KEY_FILE, SERVER_FILE, RunningServer, read_start_time
-from atoll.sandboxes.history import History
 from atoll.sandboxes.service import SandboxService
 from atoll.settings import Settings
 from atoll.store.accounts import Accounts
 from atoll.store.database import Database
 from atoll.store.sandboxes import SandboxStore
 from atoll.store.teams import DEFAULT_TEAM
-from atoll.store.volumes import VolumeStore
+from atoll.store.templates import TemplateStore
 from atoll.templates.catalog import TemplateCatalog
+from atoll.templates.service import TemplateService
 from atoll.tls import Certificate, NegotiatedProtocol
-from atoll.volumes.service import VolumeService
-from atoll.volumes.tokens import VolumeTokens, is_key, new_key
 
 log = structlog.get_logger(__name__)
 
 LOCAL_KEY_NAME = "local"
-VOLUME_KEY_FILE = "volumes.key"
 _LOCK_FILE = "server.lock"
 _GRACE_SECONDS = 2
 _BACKLOG = 2048
@@ -105,107 +96,8 @@ async def ensure_local_key(accounts: Accounts, data_dir: Path) -> str:
         if old.name == LOCAL_KEY_NAME:
             await accounts.keys.revoke(old.key_id)
     _, key = await accounts.keys.create(team_id, LOCAL_KEY_NAME)
-    _write_secret(path, key)
+    write_secret(path, key)
     return key
-
-
-def _write_secret(path: Path, secret: str) -> None:
-    with open(path, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-        file.write(secret + "\n")
-
-
-def build_driver(settings: Settings) -> OciDriver:
-    """Build the driver that the settings ask for."""
-    return OciDriver(
-        settings.data_dir / "isolation",
-        runtime_dir=build_runtime(settings.data_dir / "agent"),
-        network=settings.network or None,
-        dns=settings.dns,
-        egress_allow=settings.egress_allow,
-        egress_deny=settings.egress_deny,
-        max_concurrent_creates=settings.max_concurrent_creates,
-    )
-
-
-@contextlib.asynccontextmanager
-async def open_build_driver(settings: Settings, directory: Path) -> AsyncIterator[Driver]:
-    """A started driver with state of its own, so that no server is disturbed; then it is gone.
-
-    What an earlier one left in the directory when it was killed is ended first.
-    """
-    aside = settings.model_copy(update={"data_dir": directory, "network": ""})
-    await build_driver(aside).purge()
-    driver = build_driver(aside)
-    try:
-        await driver.start()
-        yield driver
-    finally:
-        await driver.purge()
-        await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
-
-
-def build_limits(settings: Settings) -> Limits:
-    """Build the limits that the settings ask for."""
-    return Limits.per_minute(
-        requests=settings.max_requests_per_minute,
-        creates=settings.max_creates_per_minute,
-        failures=settings.max_failed_keys_per_minute,
-    )
-
-
-def build_history(settings: Settings, database: Database) -> History:
-    """Build what remembers, for as long as the settings ask."""
-    return History(
-        database,
-        interval=settings.metrics_interval,
-        hours=settings.history_hours,
-        event_days=settings.event_days,
-        ended_days=settings.ended_days,
-    )
-
-
-def build_volumes(settings: Settings, driver: Driver, database: Database) -> VolumeService:
-    """Build what keeps volumes. The key of their tokens is made on the first start."""
-    path = settings.data_dir / VOLUME_KEY_FILE
-    key = path.read_text().strip() if path.exists() else ""
-    if not is_key(key):  # A server died while it wrote it.
-        path.unlink(missing_ok=True)
-        key = new_key()
-        _write_secret(path, key)
-    return VolumeService(
-        driver=driver,
-        store=VolumeStore(database),
-        tokens=VolumeTokens(key),
-        data_dir=settings.data_dir,
-        size_mb=settings.volume_size_mb,
-        max_volumes=settings.max_volumes,
-        min_free_disk_mb=settings.min_free_disk_mb,
-    )
-
-
-def build_control(
-    service: SandboxService,
-    accounts: Accounts,
-    history: History,
-    destinations: Destinations,
-    *,
-    volumes: VolumeService,
-    limits: Limits,
-    domain: str,
-) -> Starlette:
-    """Build the control plane of all the nouns there are."""
-    credentials = Credentials(accounts, limits)
-    return build_control_plane(
-        MetricRoutes(history, credentials),
-        LogRoutes(history, credentials),
-        EventRoutes(history, credentials),
-        WebhookRoutes(history, credentials, destinations),
-        SandboxRoutes(service, credentials, domain=domain),
-        KeyRoutes(accounts, credentials),
-        TokenRoutes(accounts, credentials),
-        VolumeRoutes(volumes, credentials, domain=domain),
-        VolumeContentRoutes(volumes, limits),
-    )
 
 
 def _raise_file_limit() -> None:
@@ -263,10 +155,10 @@ class Server:
             parts.callback(database.close)
             accounts = Accounts(database)
             api_key = await ensure_local_key(accounts, settings.data_dir)
-            templates = TemplateCatalog(settings.templates)
+            catalog = TemplateCatalog(settings.templates)
             authorities = [Path(each) for each in settings.authorities]
-            await templates.ensure_base(progress=progress, authorities=authorities)
-            await templates.tidy(functools.partial(open_build_driver, settings))
+            await catalog.ensure_base(progress=progress, authorities=authorities)
+            await catalog.tidy(functools.partial(open_build_driver, settings))
             history = build_history(settings, database)
             parts.push_async_callback(history.stop)
             driver = build_driver(settings)
@@ -274,6 +166,8 @@ class Server:
             await driver.start()
             volumes = build_volumes(settings, driver, database)
             parts.push_async_callback(volumes.stop)
+            templates = TemplateService(catalog, TemplateStore(database), accounts.teams)
+            parts.push_async_callback(templates.stop)
             service = SandboxService(
                 driver=driver,
                 volumes=volumes,
@@ -287,6 +181,7 @@ class Server:
                 max_team_sandboxes=settings.max_team_sandboxes,
                 max_timeout=settings.max_timeout,
                 min_free_disk_mb=settings.min_free_disk_mb,
+                ready_seconds=settings.ready_seconds,
             )
             parts.push_async_callback(service.stop, end_sandboxes=stop_sandboxes)
             await service.start()
@@ -296,15 +191,17 @@ class Server:
             courier = Courier(history, destinations, retry_seconds=retry_seconds)
             parts.push_async_callback(courier.stop)
             courier.start()
-            if settings.template_dir is None:
-                # What other servers stand on in a directory that is shared, we can't know.
-                await templates.prune(in_use=service.layers_in_use())
+            builds = build_builds(settings, driver, database, templates, service)
+            parts.push_async_callback(builds.stop)
+            await builds.start()
             self._up = True
             control = build_control(
                 service,
                 accounts,
                 history,
                 destinations,
+                templates=templates,
+                builds=builds,
                 volumes=volumes,
                 limits=build_limits(settings),
                 domain=settings.domain,

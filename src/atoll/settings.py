@@ -130,12 +130,54 @@ class Settings(BaseSettings):
         10240, ge=32, description="The size of each volume, in MiB; it takes up what is written."
     )
     max_volumes: int = Field(100, ge=0, description="Volumes of each team, at most.")
+    ready_seconds: int = Field(
+        60,
+        ge=1,
+        le=3600,
+        description="How long what a template starts may take until it is ready, in seconds.",
+    )
+    max_concurrent_builds: int = Field(
+        2, ge=1, le=64, description="Templates that are built at the same time, at most."
+    )
+    build_memory_mb: int = Field(
+        4096, ge=256, description="Memory of the sandboxes in which templates are built, in MiB."
+    )
+    build_step_seconds: int = Field(
+        3600, ge=1, description="How long one step of a build may take, in seconds."
+    )
+    max_upload_mb: int = Field(
+        4096, ge=1, description="The largest archive of files for a build that is taken, in MiB."
+    )
+    max_image_mb: int = Field(
+        16384, ge=1, description="The largest image that templates are built on, in MiB."
+    )
+    image_names: CommaList = Field(
+        (),
+        description="Images that are templates of this server (`ubuntu:22.04=base`, commas).",
+    )
+    registry_auth: Path | None = Field(
+        None,
+        description="Accounts at registries for all teams: the file that `docker login` writes.",
+    )
+    registries: CommaList = Field(
+        (),
+        description="Registries that this host asks itself (`host` or `host:port`, commas); all "
+        "others are reached as sandboxes reach them.",
+    )
+    layer_days: int = Field(
+        7,
+        ge=1,
+        le=3650,
+        description="How long layers and files of builds that no template needs are kept.",
+    )
     log_format: str = Field(
         "text", pattern="^(text|json)$", description="`text` for people, `json` for machines."
     )
 
     @field_validator(
-        "warm", "dns", "egress_allow", "egress_deny", "authorities", "webhook_allow", mode="before"
+        *("warm", "dns", "egress_allow", "egress_deny", "authorities", "webhook_allow"),
+        *("image_names", "registries"),
+        mode="before",
     )
     @classmethod
     def _split_commas(cls, value: Any) -> Any:
@@ -143,7 +185,7 @@ class Settings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
-    @field_validator("data_dir", "template_dir", "tls_cert", "tls_key")
+    @field_validator("data_dir", "template_dir", "tls_cert", "tls_key", "registry_auth")
     @classmethod
     def _make_absolute(cls, value: Path | None) -> Path | None:
         return value.absolute() if value is not None else None

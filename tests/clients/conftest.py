@@ -13,29 +13,52 @@ from pathlib import Path
 import pytest
 
 from atoll.certificates import LocalAuthority
-from tests.server import RunningServer, run_server
+from tests.server import RunningServer, link_templates, run_server
 
+IMAGES = ",".join(
+    f"{image}=base"
+    for image in (
+        *("debian:stable", "ubuntu:latest", "fedora:44", "alpine:3.24", "archlinux:latest"),
+        *("python:3", "node:lts", "oven/bun:latest", "registry.example/team/image"),
+    )
+)
+"""The registries that the SDKs' defaults are in may be out of reach."""
 HERE = Path(__file__).parent
 BIN = HERE.parents[1] / ".venv-clients" / "bin"
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A directory of templates for both servers: what is built here is not for others."""
+    directory = tmp_path_factory.mktemp("store") / "templates"
+    return str(link_templates(directory, "base", "code-interpreter-v1"))
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, store: str) -> Iterator[RunningServer]:
     """A server with a small pool; when it has stopped, nothing of it may be left."""
     assert (BIN / "node").exists(), "the clients are missing: run scripts/setup-tests"
-    with run_server(tmp_path_factory.mktemp("atoll"), pool_size=2) as running:
+    data_dir = tmp_path_factory.mktemp("atoll")
+    with run_server(data_dir, pool_size=2, template_dir=store, image_names=IMAGES) as running:
         yield running
     running.assert_nothing_left()
 
 
 @pytest.fixture(scope="session")
-def secure_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+def secure_server(tmp_path_factory: pytest.TempPathFactory, store: str) -> Iterator[RunningServer]:
     """A server that speaks TLS, with a certificate of a local authority."""
     data_dir: Path = tmp_path_factory.mktemp("atoll-tls")
     authority = LocalAuthority(data_dir)
     authority.issue("sandbox.localhost")
     cert, key = str(authority.server_cert), str(authority.server_key)
-    with run_server(data_dir, pool_size=2, tls_cert=cert, tls_key=key) as running:
+    with run_server(
+        data_dir,
+        pool_size=2,
+        template_dir=store,
+        image_names=IMAGES,
+        tls_cert=cert,
+        tls_key=key,
+    ) as running:
         yield running
     running.assert_nothing_left()
 

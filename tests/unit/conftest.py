@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -17,8 +18,8 @@ MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def make_template(name: str = "base", build: str = "1") -> Template:
-    """A template without layers."""
-    return Template(f"id-{name}", (name,), build, (), MOMENT)
+    """A template of a layer that is nowhere; other builds have another."""
+    return Template(f"id-{name}", (name,), build, (Path("/nowhere", build),), MOMENT)
 
 
 @pytest.fixture

@@ -15,8 +15,11 @@ def collect(agent_dir: str, library: str) -> list[str]:
     docstrings. Returns the extension modules among them."""
     sys.path.append(agent_dir)
     guest = __import__("guest.main")
-    # Loaded late: when a terminal is asked for, when a directory is to be watched.
-    for name in ("fcntl", "termios", "guest.watched"):
+    # Loaded late: when a terminal is asked for, when a directory is to be watched; and programs of
+    # their own, with the compressions that one looks for.
+    late = ["fcntl", "termios", "guest.watched", "guest.copying", "guest.fitting"]
+    late += ["bz2", "gzip", "lzma", "zlib", "shlex"]
+    for name in late:
         __import__(name)
     loaded = {module.__name__: getattr(module, "__file__", None) for module in sys.modules.values()}
     own_name = guest.__name__

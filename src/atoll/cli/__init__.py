@@ -17,7 +17,7 @@ from atoll.cli import (
     sandbox,
     serve,
     teams,
-    templates,
+    template,
     tokens,
 )
 from atoll.errors import AtollError
@@ -37,7 +37,7 @@ app.command("certs")(certs.make_certificates)
 app.command("clean")(clean.clean)
 app.add_typer(sandbox.app, name="sandbox")
 app.add_typer(keys.app, name="keys")
-app.add_typer(templates.app, name="template")
+app.add_typer(template.app, name="template")
 app.add_typer(teams.app, name="teams")
 app.add_typer(tokens.app, name="tokens")
 

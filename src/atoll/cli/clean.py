@@ -20,7 +20,7 @@ _FILES = (
     *("atoll.db", "atoll.db-shm", "atoll.db-wal", "atoll.db-journal"),
     *("local.key", "server.json", "server.new", "server.lock", "volumes.key"),
 )
-_DIRECTORIES = ("isolation", "agent")
+_DIRECTORIES = ("isolation", "agent", "uploads")
 _MARK = "atoll.db"
 
 
@@ -36,13 +36,15 @@ def clean(
     from atoll.server import lock_data_dir
     from atoll.settings import load_settings
     from atoll.templates.catalog import BUILT_IN
+    from atoll.templates.images.library import IMAGES
+    from atoll.templates.layers import LAYERS
 
     settings = load_settings(data_dir=data_dir)
     directory = settings.data_dir
     if is_store(settings.templates):
         uvloop.run(_end_builds(settings))
         if templates:
-            for name in BUILT_IN:
+            for name in (*BUILT_IN, LAYERS, IMAGES):
                 shutil.rmtree(settings.templates / name, ignore_errors=True)
             typer.echo(f"removed the templates in {settings.templates}")
     if not directory.exists() or not any(directory.iterdir()):
@@ -78,7 +80,7 @@ def is_store(templates: Path) -> bool:
 
 
 async def _end_builds(settings: Settings) -> None:
-    from atoll.server import open_build_driver
+    from atoll.parts import open_build_driver
     from atoll.templates.catalog import TemplateCatalog
 
     catalog = TemplateCatalog(settings.templates)
@@ -86,6 +88,6 @@ async def _end_builds(settings: Settings) -> None:
 
 
 async def _purge(settings: Settings) -> None:
-    from atoll.server import build_driver
+    from atoll.parts import build_driver
 
     await build_driver(settings).purge()

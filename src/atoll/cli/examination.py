@@ -16,8 +16,8 @@ from atoll.errors import AtollError, HostError
 from atoll.isolation.checks import check_host
 from atoll.isolation.driver import SandboxSpec
 from atoll.logs import configure_logs
+from atoll.parts import build_driver
 from atoll.sandboxes.model import new_sandbox_id
-from atoll.server import build_driver
 from atoll.settings import Settings, load_settings
 from atoll.templates.catalog import TemplateCatalog
 

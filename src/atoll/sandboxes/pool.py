@@ -16,13 +16,15 @@ from typing import Any
 import structlog
 
 from atoll.sandboxes.model import Sandbox
-from atoll.templates.model import Template
+from atoll.templates.model import Template, is_same
 
 log = structlog.get_logger(__name__)
 
 _RETRY_SECONDS = 5.0
 # While creates come thick and fast, the processors are better used by them than by refilling.
 _QUIET_SECONDS = 0.05
+_MOST_KEPT = 8
+"""Templates that nobody has asked for yet and of which one sandbox is ready."""
 
 
 class Pool:
@@ -41,6 +43,9 @@ class Pool:
         self._ready: dict[str, deque[Sandbox]] = {}
         self._fillers: dict[str, asyncio.Task[None]] = {}
         self._wanted: dict[str, Template] = {}
+        self._kept: dict[str, None] = {}
+        """Templates that nobody has asked for, in the order in which they came."""
+        self._ending: set[asyncio.Task[None]] = set()
         self._discarding: set[asyncio.Task[None]] = set()
         self._taken_at = 0.0
         self._running = False
@@ -56,12 +61,12 @@ class Pool:
         if not self._size:
             return
         older = self._wanted.get(template.template_id)
+        if older is not None and older.created_at > template.created_at:
+            return  # an old build, by its tag: the others of the template are asked for more often
         self._wanted[template.template_id] = template
-        if older is not None and older.build_id != template.build_id:
-            for sandbox in self._ready.pop(template.template_id, ()):
-                task = asyncio.create_task(self._discard(sandbox))
-                self._discarding.add(task)
-                task.add_done_callback(self._discarding.discard)
+        self._kept.pop(template.template_id, None)
+        if older is not None and not is_same(older, template):
+            self._drop(template.template_id)
         if not self._running:
             return
         filler = self._fillers.get(template.template_id)
@@ -77,8 +82,12 @@ class Pool:
         try:
             while ready:
                 sandbox = ready.popleft()
-                if sandbox.template.build_id == template.build_id and not sandbox.ended.is_set():
+                if sandbox.ended.is_set():
+                    continue
+                if is_same(sandbox.template, template):
+                    sandbox.template = template
                     return sandbox
+                self._discard_soon(sandbox)
             return None
         finally:
             self.warm(template)
@@ -86,13 +95,51 @@ class Pool:
     def put(self, sandbox: Sandbox) -> bool:
         """Take in a sandbox that is pooled already (after a restart), if it is still wanted."""
         wanted = self._wanted.get(sandbox.template.template_id)
-        if wanted is None or wanted.build_id != sandbox.template.build_id:
+        if wanted is None or not is_same(wanted, sandbox.template):
             return False
         ready = self._ready.setdefault(wanted.template_id, deque())
         if len(ready) >= self._size:
             return False
         ready.append(sandbox)
         return True
+
+    def keep(self, sandbox: Sandbox) -> bool:
+        """Take in one of a template that nobody has asked for yet, so that the first need not wait.
+
+        Of such templates the newest few have one ready.
+        """
+        template = sandbox.template
+        if not self._size or not self._running:
+            return False
+        if template.template_id in self._wanted:
+            self.warm(template)
+            return self.put(sandbox)
+        self._drop(template.template_id)
+        self._ready[template.template_id] = deque([sandbox])
+        self._kept[template.template_id] = None
+        while len(self._kept) > _MOST_KEPT:
+            oldest = next(iter(self._kept))
+            self._drop(oldest)
+        return True
+
+    def forget(self, template_id: str) -> None:
+        """Keep no sandbox of this template any more: it was removed."""
+        self._wanted.pop(template_id, None)
+        if (filler := self._fillers.pop(template_id, None)) is not None:
+            filler.cancel()
+            self._ending.add(filler)
+            filler.add_done_callback(self._ending.discard)
+        self._drop(template_id)
+
+    def _drop(self, template_id: str) -> None:
+        self._kept.pop(template_id, None)
+        for sandbox in self._ready.pop(template_id, ()):
+            self._discard_soon(sandbox)
+
+    def _discard_soon(self, sandbox: Sandbox) -> None:
+        task = asyncio.create_task(self._discard(sandbox))
+        self._discarding.add(task)
+        task.add_done_callback(self._discarding.discard)
 
     def remove(self, sandbox: Sandbox) -> None:
         """Forget a pooled sandbox that has ended."""
@@ -113,7 +160,7 @@ class Pool:
         """Stop refilling, and discard what is ready."""
         self._running = False
         self._wanted.clear()
-        fillers = list(self._fillers.values())
+        fillers = [*self._fillers.values(), *self._ending]
         for filler in fillers:
             filler.cancel()
         await asyncio.gather(*fillers, return_exceptions=True)

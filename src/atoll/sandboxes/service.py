@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 import secrets
 import shutil
 import time
@@ -26,15 +25,18 @@ from atoll.sandboxes.processes import resume_following
 from atoll.sandboxes.reaper import Reaper
 from atoll.sandboxes.records import dump_sandbox, restore_sandbox
 from atoll.sandboxes.repeats import Repeats
-from atoll.sandboxes.startup import run_start_command
+from atoll.sandboxes.startup import (
+    boot_files,
+    pass_on_envs,
+    run_start_command,
+    standard_envs,
+)
 from atoll.store.sandboxes import SandboxRow, SandboxStore
-from atoll.templates.catalog import TemplateCatalog
 from atoll.templates.model import Template, load_template
+from atoll.templates.service import TemplateService
 from atoll.volumes.service import VolumeService
 
 log = structlog.get_logger(__name__)
-
-_ENVS_FILE = "/run/e2b/envs.json"
 
 
 class SandboxService:
@@ -47,7 +49,7 @@ class SandboxService:
         store: SandboxStore,
         lifecycle: Lifecycle,
         volumes: VolumeService,
-        templates: TemplateCatalog,
+        templates: TemplateService,
         data_dir: Path,
         pool_size: int,
         warm: Sequence[str],
@@ -55,8 +57,9 @@ class SandboxService:
         max_team_sandboxes: int = 0,
         max_timeout: int,
         min_free_disk_mb: int,
+        ready_seconds: float,
     ) -> None:
-        self.templates = templates
+        self._templates = templates
         self._driver = driver
         self._store = store
         self._lifecycle = lifecycle
@@ -66,6 +69,7 @@ class SandboxService:
         self._max_team_sandboxes = max_team_sandboxes
         self._max_timeout = max_timeout
         self._warm = warm
+        self._ready_seconds = ready_seconds
         self._min_free_disk = min_free_disk_mb << 20
         self._live: dict[str, Sandbox] = {}
         self._creating: Counter[str] = Counter()
@@ -82,7 +86,7 @@ class SandboxService:
         """Take over the sandboxes of an earlier server, clear away what was half-made, warm up."""
         self._reaper.start()
         for name in self._warm:
-            self._pool.warm(self.templates.get(name))
+            self._pool.warm(self._templates.catalog.get(name))
         await self._recover()
         self._pool.start()
 
@@ -159,7 +163,7 @@ class SandboxService:
         )
 
     async def _create(self, team_id: str, request: NewSandbox) -> Sandbox:
-        template = self.templates.get(request.template)
+        template = await self._templates.find(team_id, request.template)
         self._check_timeout(request.timeout)
         self._check_room(team_id)
         self._creating[team_id] += 1
@@ -174,6 +178,7 @@ class SandboxService:
             self._creating[team_id] -= 1
             if not self._creating[team_id]:
                 del self._creating[team_id]
+        self._templates.count_spawn(template)
         log.info("sandbox.created", sandbox_id=sandbox.sandbox_id, template=template.names[0])
         return sandbox
 
@@ -193,10 +198,8 @@ class SandboxService:
         sandbox.started_at = now
         sandbox.end_at = now + timedelta(seconds=request.timeout)
         sandbox.metadata = dict(request.metadata)
-        sandbox.envs = {**_standard_envs(sandbox), **request.envs}
-        if request.envs and sandbox.template.start_command is not None:
-            # What was started before these were known can find them there.
-            await sandbox.agent.configure({_ENVS_FILE: json.dumps(dict(request.envs))})
+        sandbox.envs = {**standard_envs(sandbox), **request.envs}
+        await pass_on_envs(sandbox, request.envs)
         sandbox.access_token = secrets.token_hex(32) if request.secured else None
         sandbox.traffic_token = None if request.allow_public_traffic else secrets.token_hex(32)
         sandbox.mask_request_host = request.mask_request_host
@@ -217,28 +220,39 @@ class SandboxService:
     async def _boot(self, template: Template, volumes: tuple[VolumeMount, ...] = ()) -> Sandbox:
         """Boot a sandbox that belongs to nobody yet."""
         sandbox_id = new_sandbox_id()
-        # Where E2B's own agent leaves them, for programs that look for files.
-        marks = {
-            "/run/e2b/.E2B_SANDBOX": "true",
-            "/run/e2b/.E2B_SANDBOX_ID": sandbox_id,
-            "/run/e2b/.E2B_TEMPLATE_ID": template.template_id,
-        }
         spec = SandboxSpec(
             sandbox_id=sandbox_id,
             layers=template.layers,
             resources=template.resources,
-            files=marks,
+            files=boot_files(template, sandbox_id),
             volumes=volumes,
         )
         instance = await self._driver.create(spec)
         sandbox = self._wrap(instance, template, time.time())
         try:
-            await run_start_command(sandbox, _standard_envs(sandbox))
+            await run_start_command(
+                sandbox, standard_envs(sandbox), ready_seconds=self._ready_seconds
+            )
             await self._store.save(dump_sandbox(sandbox))
         except BaseException:
             await asyncio.shield(self._end(sandbox, EndReason.FAILED))
             raise
         return sandbox
+
+    async def rehearse(self, template: Template) -> None:
+        """Find out whether sandboxes of a template start. Raises as `create` does.
+
+        One that had to get ready is kept for whoever asks first.
+        """
+        sandbox = await self._boot(template)
+        starts = template.start_command is not None or template.ready_command is not None
+        if starts and self._pool.keep(sandbox):
+            return
+        await asyncio.shield(self._end(sandbox, EndReason.DISCARDED))
+
+    def forget_template(self, template_id: str) -> None:
+        """Keep no sandbox of a template ready any more: it was removed."""
+        self._pool.forget(template_id)
 
     def _wrap(self, instance: Instance, template: Template, created_at: float) -> Sandbox:
         sandbox = Sandbox(
@@ -393,13 +407,3 @@ class SandboxService:
             self._ending[sandbox_id] = task
             task.add_done_callback(lambda _: self._ending.pop(sandbox_id, None))
         return self._ending[sandbox_id]
-
-
-def _standard_envs(sandbox: Sandbox) -> dict[str, str]:
-    """The variables that every command has, whoever owns the sandbox."""
-    return {
-        **sandbox.template.envs,
-        "E2B_SANDBOX": "true",
-        "E2B_SANDBOX_ID": sandbox.sandbox_id,
-        "E2B_TEMPLATE_ID": sandbox.template.template_id,
-    }

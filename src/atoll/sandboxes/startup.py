@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -11,11 +12,13 @@ from atoll.agent.model import Output, ProcessConfig, ProcessEnd
 from atoll.agent.streams import ProcessStream
 from atoll.errors import AtollError, HostError
 from atoll.sandboxes.model import Sandbox
+from atoll.templates.model import Template
+from atoll.templates.profile import profile_files
 
 TAG = "start"
 """By this tag the process can be found and attached to."""
 
-_READY_SECONDS = 60.0
+_ENVS_FILE = "/run/e2b/envs.json"
 _POLL_SECONDS = 0.05
 _LAST_BYTES = 2000
 _LONGEST_LINE = 4096
@@ -90,25 +93,50 @@ class StartOutput:
         )
 
 
-async def run_start_command(sandbox: Sandbox, envs: Mapping[str, str]) -> None:
-    """Start it and wait until the ready command succeeds. Does nothing when there is none.
+def boot_files(template: Template, sandbox_id: str) -> dict[str, str]:
+    """What is written before the first process runs, by path."""
+    return {
+        **profile_files(template.envs),
+        # Where E2B's own agent leaves them, for programs that look for files.
+        "/run/e2b/.E2B_SANDBOX": "true",
+        "/run/e2b/.E2B_SANDBOX_ID": sandbox_id,
+        "/run/e2b/.E2B_TEMPLATE_ID": template.template_id,
+    }
+
+
+def standard_envs(sandbox: Sandbox) -> dict[str, str]:
+    """The variables that every command has, whoever owns the sandbox."""
+    return {
+        **sandbox.template.envs,
+        "E2B_SANDBOX": "true",
+        "E2B_SANDBOX_ID": sandbox.sandbox_id,
+        "E2B_TEMPLATE_ID": sandbox.template.template_id,
+    }
+
+
+async def pass_on_envs(sandbox: Sandbox, envs: Mapping[str, str]) -> None:
+    """Leave the variables of a create where what was started before can find them."""
+    if envs and sandbox.template.start_command is not None:
+        await sandbox.agent.configure({_ENVS_FILE: json.dumps(dict(envs))})
+
+
+async def run_start_command(
+    sandbox: Sandbox, envs: Mapping[str, str], *, ready_seconds: float
+) -> None:
+    """Start it and wait until the ready command succeeds. Does nothing when there is neither.
 
     Raises `HostError` that holds the end of its output when it fails, or is not ready in time.
     """
     template = sandbox.template
-    if template.start_command is None:
+    if template.start_command is None and template.ready_command is None:
         return
-    config = _shell(sandbox, template.start_command, envs)
-    stream = await sandbox.agent.start_process(config, user=template.user, tag=TAG)
-    if sandbox.logbook is not None:
-        sandbox.logbook.process_started(sandbox.sandbox_id, stream.pid, config)
-    output = StartOutput(sandbox, stream)
+    output = await _start(sandbox, envs)
     ready = asyncio.create_task(_wait_until_ready(sandbox, envs))
     try:
-        async with asyncio.timeout(_READY_SECONDS):
-            ends: set[asyncio.Future[Any]] = {output.end, ready}
+        async with asyncio.timeout(ready_seconds):
+            ends: set[asyncio.Future[Any]] = {ready, *([output.end] if output else [])}
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            if not ready.done():
+            if output is not None and not ready.done():
                 # It may do its work and end, so long as that work leaves the sandbox ready.
                 end = output.end.result()
                 if end.exit_code:
@@ -117,12 +145,24 @@ async def run_start_command(sandbox: Sandbox, envs: Mapping[str, str]) -> None:
                     )
             await ready
     except TimeoutError:
+        said = output.tail() if output is not None else "it has no start command"
         raise HostError(
-            f"what the template starts was not ready within {_READY_SECONDS:g} s: {output.tail()}"
+            f"what the template starts was not ready within {ready_seconds:g} s: {said}"
         ) from None
     finally:
         ready.cancel()
         await asyncio.gather(ready, return_exceptions=True)
+
+
+async def _start(sandbox: Sandbox, envs: Mapping[str, str]) -> StartOutput | None:
+    template = sandbox.template
+    if template.start_command is None:
+        return None
+    config = _shell(sandbox, template.start_command, envs)
+    stream = await sandbox.agent.start_process(config, user=template.user, tag=TAG)
+    if sandbox.logbook is not None:
+        sandbox.logbook.process_started(sandbox.sandbox_id, stream.pid, config)
+    return StartOutput(sandbox, stream)
 
 
 async def resume_start_output(sandbox: Sandbox, pid: int) -> None:

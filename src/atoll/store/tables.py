@@ -177,3 +177,56 @@ deliveries = Table(
     Index("deliveries_by_time", "due_at"),
     sqlite_autoincrement=True,
 )
+
+templates = Table(
+    "templates",
+    metadata,
+    Column("template_id", String(32), primary_key=True),
+    Column("team_id", ForeignKey("teams.team_id"), nullable=False),
+    Column("name", String(128), nullable=False),
+    Column("public", Boolean, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+    Column("spawn_count", Integer, nullable=False),
+    Column("last_spawned_at", Float),
+    UniqueConstraint("team_id", "name"),
+)
+
+template_builds = Table(
+    "template_builds",
+    metadata,
+    Column("build_id", String(36), primary_key=True),
+    Column("template_id", ForeignKey("templates.template_id"), nullable=False),
+    Column("status", String(16), nullable=False),  # waiting | building | ready | error
+    Column("created_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+    Column("finished_at", Float),
+    Column("tags", JSON, nullable=False),  # what will name it once it is ready
+    Column("resources", JSON, nullable=False),
+    Column("failure", JSON),  # message and step
+    Column("record", JSON),  # the template, once it is ready
+    Index("template_builds_by_template", "template_id", "created_at"),
+    Index("template_builds_by_status", "status"),
+)
+
+template_tags = Table(
+    "template_tags",
+    metadata,
+    Column("template_id", ForeignKey("templates.template_id"), primary_key=True),
+    Column("tag", String(128), primary_key=True),
+    Column("build_id", ForeignKey("template_builds.build_id"), nullable=False),
+    Column("created_at", Float, nullable=False),
+    Index("template_tags_by_build", "build_id"),
+)
+
+template_build_logs = Table(
+    "template_build_logs",
+    metadata,
+    Column("build_id", String(36), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("at", Float, nullable=False),
+    Column("level", Integer, nullable=False),
+    Column("step", String(64), nullable=False),
+    Column("message", Text, nullable=False),
+    sqlite_with_rowid=False,
+)

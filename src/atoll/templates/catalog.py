@@ -12,7 +12,7 @@ from atoll.templates import interpreter
 from atoll.templates.base import NAME, PRUNE_GRACE, ensure_base, load_base, prune_base
 from atoll.templates.interpreter import OpenDriver
 from atoll.templates.layered import read_layered
-from atoll.templates.model import Template
+from atoll.templates.model import Template, derive_id
 
 BUILT_IN = (NAME, interpreter.NAME)
 """The templates that come with Atoll."""
@@ -74,16 +74,32 @@ class TemplateCatalog:
         """End what killed builds left running."""
         await interpreter.tidy_interpreter(self._store, open_driver)
 
-    def get(self, ref: str) -> Template:
-        """The template with this id or name. Raises `TemplateNotFound`."""
+    def find(self, ref: str) -> Template | None:
+        """The template with this id or name, if it is built."""
         for template in self._templates.values():
             if ref == template.template_id or ref in template.names:
                 return template
-        if ref in (interpreter.NAME, *interpreter.ALIASES):
-            if self._look_for_interpreter():
-                return self.get(ref)  # it was built since
-            raise TemplateNotFound(ref, remedy=f"run `atoll template build {interpreter.NAME}`")
-        raise TemplateNotFound(ref)
+        if ref in (interpreter.NAME, *interpreter.ALIASES) and self._look_for_interpreter():
+            return self.find(ref)  # it was built since
+        return None
+
+    def get(self, ref: str) -> Template:
+        """The template with this id or name. Raises `TemplateNotFound`."""
+        found = self.find(ref)
+        if found is None:
+            raise TemplateNotFound(ref, remedy=self.remedy(ref))
+        return found
+
+    def is_reserved(self, ref: str) -> bool:
+        """Whether a template that comes with Atoll has this id or name, built or not."""
+        names = (*BUILT_IN, *interpreter.ALIASES)
+        return ref in names or ref in {derive_id(name) for name in BUILT_IN}
+
+    def remedy(self, ref: str) -> str | None:
+        """What to do about a template that comes with Atoll and is not built."""
+        if ref in (interpreter.NAME, *interpreter.ALIASES, derive_id(interpreter.NAME)):
+            return f"run `atoll template build {interpreter.NAME}`"
+        return None
 
     def list(self) -> builtins.list[Template]:
         """All templates, by their main names."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import string
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,11 @@ def derive_id(name: str) -> str:
         number, digit = divmod(number, len(_ID_ALPHABET))
         digits.append(_ID_ALPHABET[digit])
     return "".join(digits)
+
+
+def is_same(one: Template, other: Template) -> bool:
+    """Whether sandboxes of the two are alike, whatever build they are of."""
+    return replace(one, build_id=other.build_id, created_at=other.created_at) == other
 
 
 def dump_template(template: Template) -> dict[str, Any]:

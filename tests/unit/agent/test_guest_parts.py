@@ -81,7 +81,11 @@ def test_accounts_of_hostile_files(tmp_path: Path) -> None:
     accounts = Accounts(str(passwd), str(group))
     user = accounts.find("u")
     assert (user.uid, user.gid, user.home, user.groups) == (7, 8, "/", [8, 50, 51, 51, 51])
-    for name in ("bad", "big", "arabic", "nobody", "", "7"):
+    by_number = accounts.find("7"), accounts.find("70000"), accounts.find("0")
+    assert [(each.name, each.uid, each.gid) for each in by_number] == [
+        *(("u", 7, 8), ("70000", 70000, 0), ("root", 0, 0))
+    ]
+    for name in ("bad", "big", "arabic", "nobody", "", "-1", "99999999999999"):
         with pytest.raises(Refusal, match="invalid username"):
             accounts.find(name)
     assert (accounts.user_name(7), accounts.user_name(5)) == ("u", "5")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -129,4 +131,52 @@ async def test_a_boot_that_fails_does_not_end_it(
     assert pool.count(template) == 0
     yard.failing = False
     await settle(pool, template, 1)
+    await pool.close()
+
+
+async def test_a_build_without_changes_leaves_the_pool_as_it_is(yard: Yard) -> None:
+    template = make_template()
+    pool = yard.pool(2)
+    pool.warm(template)
+    await settle(pool, template, 2)
+    again = replace(template, build_id="again")
+    taken = pool.take(again)
+    assert taken is yard.booted[0]
+    assert taken.template is again
+    assert yard.discarded == []
+    await pool.close()
+
+
+async def test_an_old_build_by_its_tag_takes_nothing_from_the_new(yard: Yard) -> None:
+    new, old = make_template(build="2"), make_template(build="1")
+    old = replace(old, created_at=old.created_at - timedelta(days=1))
+    pool = yard.pool(1)
+    pool.warm(new)
+    await settle(pool, new, 1)
+    pool.warm(old)
+    assert pool.count(new) == 1
+    assert yard.discarded == []
+    await pool.close()
+
+
+async def test_one_is_kept_for_who_asks_first(
+    yard: Yard, make_sandbox: Callable[..., Sandbox]
+) -> None:
+    pool = Pool(1, boot=yard.boot, discard=yard.discard)
+    assert pool.keep(make_sandbox(template=make_template())) is False  # it does not run yet
+    pool.start()
+    kept = [make_sandbox(template=make_template(str(number))) for number in range(10)]
+    assert all(pool.keep(each) for each in kept)
+    await asyncio.sleep(0)
+    assert yard.discarded == kept[:2]
+    assert yard.booted == []  # nobody has asked for more
+    newer = make_sandbox(template=make_template("9", build="2"))
+    assert pool.keep(newer)
+    await asyncio.sleep(0)
+    assert yard.discarded == [*kept[:2], kept[9]]
+    assert pool.take(newer.template) is newer
+    pool.forget(kept[8].template.template_id)
+    await asyncio.sleep(0)
+    assert yard.discarded[-1] is kept[8]
+    assert pool.count(kept[8].template) == 0
     await pool.close()

@@ -16,7 +16,6 @@ from atoll.sandboxes.records import dump_sandbox
 from atoll.sandboxes.service import SandboxService
 from atoll.store.database import Database
 from atoll.store.sandboxes import SandboxStore
-from atoll.templates.catalog import TemplateCatalog
 
 
 class StubbornHost:
@@ -68,13 +67,14 @@ async def test_what_could_not_be_removed_is_tried_again(
         store=store,
         lifecycle=history.lifecycle,
         volumes=cast(Any, None),
-        templates=TemplateCatalog(tmp_path),
+        templates=cast(Any, None),
         data_dir=tmp_path,
         pool_size=0,
         warm=(),
         max_sandboxes=1,
         max_timeout=60,
         min_free_disk_mb=0,
+        ready_seconds=60,
     )
     sandbox = make_sandbox(team_id="team")
     sandbox.agent = cast(Any, host)

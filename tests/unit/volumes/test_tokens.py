@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from atoll.server import VOLUME_KEY_FILE, build_volumes
+from atoll.parts import VOLUME_KEY_FILE, build_volumes
 from atoll.settings import load_settings
 from atoll.volumes.tokens import VolumeTokens
 

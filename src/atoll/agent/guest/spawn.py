@@ -25,6 +25,10 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _UMASK = 0o022
 _CANDIDATES = 256
 
+_BASH = "/bin/bash"
+"""What the SDKs ask for, whatever the image is."""
+_OTHER_SHELLS = ("/usr/bin/bash", "/usr/local/bin/bash", "/bin/sh", "/usr/bin/sh", "/busybox/sh")
+
 
 class Program:
     """What to run, and how."""
@@ -133,6 +137,9 @@ def _start(program: Program, fds: tuple[int, int, int]) -> int:
         "LOGNAME": user.name,
         **program.envs,
     }
+    cmd, args = program.cmd, program.args
+    if cmd == _BASH and not os.path.exists(_BASH):
+        cmd, args = _replace_shell(args)
     report, report_in = os.pipe()
     try:
         with killed_first(), acting_as(user, for_exec=True):
@@ -140,8 +147,8 @@ def _start(program: Program, fds: tuple[int, int, int]) -> int:
             if cwd is None:
                 cwd = user.home if os.access(user.home, os.X_OK) else "/"
             pid = _posixsubprocess.fork_exec(
-                [os.fsencode(arg) for arg in (program.cmd, *program.args)],
-                _find_candidates(program.cmd, env["PATH"]),
+                [os.fsencode(arg) for arg in (cmd, *args)],
+                _find_candidates(cmd, env["PATH"]),
                 False,  # Leave descriptors alone: all of the agent's close themselves on exec.
                 (report_in,),
                 os.fsencode(cwd),  # type: ignore[arg-type]
@@ -176,6 +183,24 @@ def _take_terminal() -> None:
     import termios
 
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def _replace_shell(args: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """What does it in an image without bash: another shell, as the options that the SDKs give it
+    any knows; and where there is none, the program itself that the line names."""
+    for shell in _OTHER_SHELLS:
+        if os.path.exists(shell):
+            return shell, args
+    if list(args[:-1]) == ["-l", "-c"]:
+        import shlex  # and much behind it; few sandboxes come here
+
+        try:
+            words = shlex.split(args[-1])
+        except ValueError:
+            words = []
+        if words:
+            return words[0], words[1:]
+    return _BASH, args
 
 
 def _find_candidates(cmd: str, path: str) -> tuple[bytes, ...]:

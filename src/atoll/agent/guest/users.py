@@ -88,11 +88,18 @@ class Accounts:
             self._build()
 
     def find(self, name: str) -> User:
-        """Look up by name. Raises `Refusal` (unauthenticated), with the message of E2B's envd."""
+        """Look up by name or number.
+
+        Raises `Refusal` (unauthenticated), with the message of E2B's envd.
+        """
         self.refresh()
         user = self._users.get(name)
         if user is not None:
             return user
+        uid = _number(name)
+        if uid is not None:  # As images and Dockerfiles name users; it need have no account.
+            known = self._user_names.get(uid)
+            return self._users[known] if known else User(name, uid, 0, "/", [0])
         if name == "root":  # Also in an image that has no account file at all.
             return User("root", 0, 0, "/root", [0])
         raise Refusal("unauthenticated", f"invalid username: {quote(name)}")
@@ -104,6 +111,11 @@ class Accounts:
     def group_name(self, gid: int) -> str:
         """Name a number; the number itself if it has no name."""
         return self._group_names.get(gid) or str(gid)
+
+    def find_group(self, name: str) -> int | None:
+        """Look up a group's number by name."""
+        self.refresh()
+        return next((gid for gid, each in self._group_names.items() if each == name), None)
 
     def _build(self) -> None:
         self._users.clear()

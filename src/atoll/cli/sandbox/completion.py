@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from atoll.cli.sandbox.api import ControlPlane
-from atoll.cli.sandbox.printing import clean
-from atoll.cli.sandbox.target import locate_target
+from atoll.cli.api import ControlPlane
+from atoll.cli.printing import clean
+from atoll.cli.target import locate_target
 from atoll.errors import AtollError
 
 _PATIENCE_SECONDS = 2

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
+from atoll.cli.api import ControlPlane
 from atoll.cli.options import DataDir, Json
-from atoll.cli.sandbox.api import ControlPlane
+from atoll.cli.pairs import Envs, Metadata, parse_pairs
+from atoll.cli.printing import print_json
 from atoll.cli.sandbox.completion import SandboxId
-from atoll.cli.sandbox.pairs import Envs, Metadata, parse_pairs
-from atoll.cli.sandbox.printing import print_json
-from atoll.cli.sandbox.target import ApiKey, ApiUrl, locate_target
+from atoll.cli.target import ApiKey, ApiUrl, locate_target
 from atoll.errors import InvalidInput, NotFound
 
 User = Annotated[str | None, typer.Option("--user", "-u", help="The terminal's user.")]

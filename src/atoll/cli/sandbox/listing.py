@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
+from atoll.cli.api import ControlPlane
 from atoll.cli.options import DataDir, Json
-from atoll.cli.sandbox.api import ControlPlane
+from atoll.cli.pairs import Metadata, encode_metadata
+from atoll.cli.printing import clean, format_pairs, format_time, print_json, print_table
 from atoll.cli.sandbox.completion import SandboxId
-from atoll.cli.sandbox.pairs import Metadata, encode_metadata
-from atoll.cli.sandbox.printing import clean, format_pairs, format_time, print_json, print_table
-from atoll.cli.sandbox.target import ApiKey, ApiUrl, locate_target
+from atoll.cli.target import ApiKey, ApiUrl, locate_target
 
 _SECRETS = ("envdAccessToken", "trafficAccessToken")
 _COLUMNS = ("sandbox", "template", "state", "started", "ends", "metadata")

@@ -16,7 +16,7 @@ from connectrpc.errors import ConnectError
 from protobuf import Oneof
 from pyqwest import Client, HTTPTransport
 
-from atoll.cli.sandbox.target import Target
+from atoll.cli.target import Target
 from atoll.doors.e2b.gen import process_pb as pb
 from atoll.doors.e2b.gen.process_connect import ProcessClient
 from atoll.errors import AtollError, HostError, InvalidInput, NotFound, Unauthenticated

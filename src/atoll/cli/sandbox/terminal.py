@@ -15,11 +15,11 @@ from typing import Any
 
 import typer
 
-from atoll.cli.sandbox.api import ControlPlane
+from atoll.cli.api import ControlPlane
 from atoll.cli.sandbox.escape import Escape
 from atoll.cli.sandbox.execution import write_all
 from atoll.cli.sandbox.programs import Program, Sandbox
-from atoll.cli.sandbox.target import Target
+from atoll.cli.target import Target
 from atoll.errors import AtollError, HostError
 
 SHELL = ("-i", "-l")

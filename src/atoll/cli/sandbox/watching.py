@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
+from atoll.cli.api import ControlPlane
 from atoll.cli.options import DataDir, Json
-from atoll.cli.sandbox.api import ControlPlane
+from atoll.cli.printing import clean, format_time, parse_time, print_json
 from atoll.cli.sandbox.completion import SandboxId
-from atoll.cli.sandbox.printing import clean, format_time, parse_time, print_json
-from atoll.cli.sandbox.target import ApiKey, ApiUrl, locate_target
+from atoll.cli.target import ApiKey, ApiUrl, locate_target
 from atoll.errors import NotFound
 
 Follow = Annotated[

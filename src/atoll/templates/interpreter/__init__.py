@@ -242,7 +242,13 @@ async def _build(
             ready_command=READY,
         )
 
-    async with open_workshop(driver, base, resources=_BUILD_RESOURCES) as workshop:
+    async with open_workshop(
+        driver,
+        base.layers,
+        name=f"build{base.template_id[:12]}",
+        resources=_BUILD_RESOURCES,
+        envs=base.envs,
+    ) as workshop:
         try:
             await _install(workshop, progress)
         except StepFailed as failure:

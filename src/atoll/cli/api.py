@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import ssl
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPSConnection
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote, urlencode, urlsplit
 
-from atoll.cli.sandbox.target import Target
+from atoll.cli.target import Target
 from atoll.errors import (
     AtollError,
     Conflict,
@@ -76,6 +77,22 @@ class ControlPlane:
         )
         return found
 
+    def upload(self, url: str, file: BinaryIO, size: int, headers: Mapping[str, str]) -> None:
+        """Send a file to an address that the server gave. Raises as `call` does."""
+        place = urlsplit(url)
+        target = place.path + (f"?{place.query}" if place.query else "")
+        given = {name: value for name, value in headers.items() if name.lower() != "content-length"}
+        with self._reaching(place.netloc):
+            connection = self._open(place.scheme, place.netloc)
+            try:
+                sized = {**given, "Content-Length": str(size)}
+                connection.request("PUT", target, body=file, headers=sized)
+                response = connection.getresponse()
+                answer = response.read()
+            finally:
+                connection.close()
+        _parse(response.status, answer)
+
     def _call(
         self,
         method: str,
@@ -89,7 +106,7 @@ class ControlPlane:
         if given:
             url += "?" + urlencode(given)
         headers = {"X-API-Key": self._target.api_key, "Content-Type": "application/json"}
-        try:
+        with self._reaching(self._target.api_url):
             connection = self._open(base.scheme, base.netloc)
             try:
                 content = None if body is None else json.dumps(body)
@@ -98,18 +115,17 @@ class ControlPlane:
                 answer = response.read()
             finally:
                 connection.close()
+        return _parse(response.status, answer), response.headers
+
+    @contextmanager
+    def _reaching(self, address: str) -> Iterator[None]:
+        try:
+            yield
         except (OSError, HTTPException, ValueError) as error:
             raise HostError(
-                f"{self._target.api_url} does not answer: {error}",
+                f"{address} does not answer: {error}",
                 remedy="is the server running, and is E2B_API_URL (or --api-url) its address?",
             ) from None
-        try:
-            data = json.loads(answer) if answer else None
-        except ValueError:
-            data = None
-        if response.status >= 300:
-            raise _read_error(response.status, data)
-        return data, response.headers
 
     def _open(self, scheme: str, netloc: str) -> HTTPConnection:
         if scheme == "http":
@@ -118,6 +134,16 @@ class ControlPlane:
         if self._target.trust:
             context.load_verify_locations(self._target.trust)
         return HTTPSConnection(netloc, timeout=self._timeout, context=context)
+
+
+def _parse(status: int, answer: bytes) -> Any:
+    try:
+        data = json.loads(answer) if answer else None
+    except ValueError:
+        data = None
+    if status >= 300:
+        raise _read_error(status, data)
+    return data
 
 
 def _read_error(status: int, data: Any) -> AtollError:

@@ -1,0 +1,1 @@
+"""Container images: from a registry or from disk to the layers of a template, and back."""
