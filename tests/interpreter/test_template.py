@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 from e2b import Sandbox
 
-from atoll.templates.interpreter import NAME
+from atoll.templates.interpreter import NAME, START
 from tests.server import TEMPLATES, RunningServer, find_leftovers, run_server
 
 
@@ -47,7 +47,7 @@ def test_what_it_starts_is_in_the_log(server: RunningServer) -> None:
         return logs
 
     with Sandbox.create(NAME, timeout=120, **server.options) as sandbox:
-        (start,) = [each for each in read_log() if "start.py" in each["fields"].get("command", "")]
+        (start,) = [each for each in read_log() if START in each["fields"].get("command", "")]
         sandbox.commands.run(f"sudo kill -SEGV {start['fields']['pid']}")
         deadline = time.monotonic() + 20
         while True:

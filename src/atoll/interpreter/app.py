@@ -141,9 +141,13 @@ class Interpreter:
             # an error, not a stream.
             batch = await execution.take()
             await response.prepare(request)
-            while batch:
-                await response.write(b"".join(map(_encode, batch)))
-                batch = await execution.take()
+            try:
+                while batch:
+                    await response.write(b"".join(map(_encode, batch)))
+                    batch = await execution.take()
+            except (KernelUnavailable, UnknownContext) as failure:  # after signs of life
+                event = output.error(type(failure).__name__, str(failure))
+                await response.write(_encode(event))
         await response.write_eof(_encode(output.END))
         return response
 

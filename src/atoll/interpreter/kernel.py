@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from queue import Empty
 from typing import Any
 
 from jupyter_client import AsyncKernelClient, AsyncKernelManager
+from jupyter_client.kernelspec import NoSuchKernel
 
 from .languages import Language
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 2.0
+_REST_SECONDS = 0.05
+"""How long nothing may come from a kernel that has died until all is read that it published."""
 _LATE_SECONDS = 1.0
 """How long a mark is waited for: code may have replaced what it is made with."""
 
@@ -45,10 +51,11 @@ class Kernel:
         process = manager.provisioner.process
         self._process = process
         self._pidfd = os.pidfd_open(process.pid)
+        self._ending: asyncio.Task[None] | None = None
         self.died = asyncio.Event()
-        """Set when the process has ended, whyever."""
+        """Set when the process has ended, whyever, or was told to."""
         asyncio.get_running_loop().add_reader(self._pidfd, self._on_death)
-        self._readers = asyncio.gather(self._read(), self._discard_replies())
+        self._readers: asyncio.Future[Any] = asyncio.gather(self._read(), self._discard_replies())
 
     # -- life --------------------------------------------------------------------------------
 
@@ -60,42 +67,44 @@ class Kernel:
             # What jupyter_client chooses by itself is relative to a directory that we and the
             # kernel need not share. There the five sockets are, closed to other users.
             manager.ip = f"{tempfile.mkdtemp(prefix='kernel-')}/socket"
+        client: AsyncKernelClient | None = None
         try:
             await manager.start_kernel(cwd=cwd, env=dict(env))
-        except (OSError, RuntimeError) as error:
-            raise KernelUnavailable(
-                f"the {language.name} kernel can't be started: {error}"
-            ) from error
-        client = manager.client()
-        # No heartbeats (the process is watched instead) and no standard input (there is nobody
-        # to type).
-        client.start_channels(hb=False, stdin=False)
-        try:
+            client = manager.client()
+            # What a kernel publishes faster than we read waits here: it would throw it away, and
+            # with it perhaps the message that says that the execution is over.
+            client.context.rcvhwm = 0
+            # No heartbeats (the process is watched instead) and no standard input (there is
+            # nobody to type).
+            client.start_channels(hb=False, stdin=False)
             # It goes through the reader's socket, so the reader starts afterwards.
             await client.wait_for_ready(timeout=_START_SECONDS)
-        except (RuntimeError, TimeoutError) as error:
-            client.stop_channels()
-            await manager.shutdown_kernel(now=True)
-            raise KernelUnavailable(f"the {language.name} kernel did not start: {error}") from error
-        return cls(language, manager, client)
+            return cls(language, manager, client)
+        except BaseException as error:  # who asked may have gone: nothing of it may stay
+            await asyncio.shield(asyncio.create_task(_end(manager, client)))
+            if isinstance(error, (OSError, RuntimeError, NoSuchKernel)):
+                raise KernelUnavailable(
+                    f"the {language.name} kernel can't be started: {error}"
+                ) from error
+            raise
 
     async def stop(self) -> None:
-        """End the process and what it left. Idempotent."""
-        self._readers.cancel()
-        self._forget_process()
-        self._client.stop_channels()
-        with contextlib.suppress(ProcessLookupError):
-            # Together with what it started: each kernel leads a process group.
-            os.killpg(self._process.pid, signal.SIGKILL)
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._readers
-        async with asyncio.timeout(_STOP_SECONDS):
-            await self._manager.shutdown_kernel(now=True)
-        self._manager.cleanup_connection_file()
+        """End the process and what it left; whoever waits for output sees it die. Idempotent."""
+        if self._ending is None:
+            self._forget_process()
+            self.died.set()
+            self._readers.cancel()
+            self._announce_end()
+            self._ending = asyncio.create_task(_end(self._manager, self._client))
+        await asyncio.shield(self._ending)
 
     def _on_death(self) -> None:
         self._forget_process()
         self.died.set()
+        self._readers.cancel()
+        self._readers = asyncio.create_task(self._read_rest())
+
+    def _announce_end(self) -> None:
         if self._current is not None:
             self._current[1].put_nowait(None)
 
@@ -108,8 +117,8 @@ class Kernel:
     def describe_end(self) -> str:
         """How the process ended, in words."""
         status = self._process.poll()
-        if status is None:
-            return "it is running"
+        if status is None or self._ending is not None:
+            return "it was stopped"
         if status < 0:
             name = signal.Signals(-status).name
             hint = ", which is what the kernel does when memory runs out" if status == -9 else ""
@@ -193,16 +202,44 @@ class Kernel:
     async def _read(self) -> None:
         """Pass what the kernel publishes to the execution that it belongs to."""
         while True:
-            message = await self._client.get_iopub_msg()
-            if self._current is not None:
-                requests, queue = self._current
-                if message["parent_header"].get("msg_id") in requests:
-                    queue.put_nowait(message)
+            await self._read_one(timeout=None)
+
+    async def _read_rest(self) -> None:
+        with contextlib.suppress(Empty):
+            while True:
+                await self._read_one(timeout=_REST_SECONDS)
+        self._announce_end()
+
+    async def _read_one(self, timeout: float | None) -> None:
+        try:
+            message = await self._client.get_iopub_msg(timeout=timeout)
+        except ValueError:  # code can publish what is no message
+            return
+        if self._current is not None:
+            requests, queue = self._current
+            if message["parent_header"].get("msg_id") in requests:
+                queue.put_nowait(message)
 
     async def _discard_replies(self) -> None:
         """Keep the replies from piling up: all that matters is published as well."""
         while True:
             await self._client.get_shell_msg()
+
+
+async def _end(manager: AsyncKernelManager, client: AsyncKernelClient | None) -> None:
+    """End a kernel's process, with what it started, and remove what it left."""
+    if client is not None:
+        client.stop_channels()
+    if manager.has_kernel:
+        with contextlib.suppress(ProcessLookupError):
+            # Each kernel leads a process group.
+            os.killpg(manager.provisioner.pid, signal.SIGKILL)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_STOP_SECONDS):
+            await manager.shutdown_kernel(now=True)
+    manager.cleanup_connection_file()
+    if manager.transport == "ipc":
+        shutil.rmtree(Path(manager.ip).parent, ignore_errors=True)
 
 
 def _is_idle(message: Message) -> bool:

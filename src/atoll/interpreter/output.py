@@ -69,7 +69,7 @@ def _result(bundle: dict[str, Any], *, is_main: bool) -> Event:
         if name is None:
             extra[mime] = value
         else:
-            event[name] = _unquote(value) if name == "text" else value
+            event[name] = _unquote(value) if name == "text" and isinstance(value, str) else value
     event["extra"] = extra
     event["is_main_result"] = is_main
     return event
