@@ -199,7 +199,10 @@ def test_a_stop_during_the_start_is_heard(tmp_path: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         command = [sys.executable, "-m", "atoll", "serve", "--data-dir", str(tmp_path)]
         process = subprocess.Popen([*command, "--port", str(free_port())])
-        time.sleep(3)
-        assert process.poll() is None
+        deadline = time.monotonic() + 60
+        while not catches(process.pid, signal.SIGTERM):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
         process.terminate()
         assert process.wait(timeout=10) == 0
