@@ -19,6 +19,23 @@ def test_a_timeout_interrupts_and_the_next_call_works(sandbox: Sandbox) -> None:
     assert sandbox.run_code("kept", timeout=20).text == "state"
 
 
+def test_code_that_awaits_is_interrupted_too(sandbox: Sandbox) -> None:
+    sandbox.run_code("import asyncio; kept = 'awaiting'")
+    with pytest.raises(TimeoutException):
+        sandbox.run_code("await asyncio.sleep(600)", timeout=1)
+    assert sandbox.run_code("kept", timeout=10).text == "awaiting"
+
+
+def test_a_loss_of_state_is_told_once(sandbox: Sandbox) -> None:
+    sandbox.run_code("const kept = 1", language="js")
+    with pytest.raises(TimeoutException):
+        sandbox.run_code("await new Promise((r) => setTimeout(r, 60000))", language="js", timeout=1)
+    after = sandbox.run_code("1 + 1", language="js", timeout=60)
+    assert after.text == "2"
+    assert "is lost" in "".join(after.logs.stderr)
+    assert sandbox.run_code("1 + 1", language="js").logs.stderr == []
+
+
 def test_code_that_holds_on_is_stopped_in_the_end(sandbox: Sandbox) -> None:
     context = sandbox.create_code_context()
     stubborn = "while True:\n try:\n  import time; time.sleep(600)\n except BaseException: pass"

@@ -51,6 +51,8 @@ class Context:
         self._has_variables = False
         self._giving_up: asyncio.Task[None] | None = None
         self._closed = False
+        self._lost = False
+        """Whether state was lost of which nobody has been told."""
 
     def describe(self) -> dict[str, str]:
         """As the protocol shows it."""
@@ -88,6 +90,12 @@ class Context:
             await turn.enter_async_context(self._lock)
             kernel = await self._ensure_kernel()
             self._give_variables(kernel)
+            if self._lost:
+                self._lost = False
+                yield output.note(
+                    "The execution before could not be interrupted: its kernel was replaced, and "
+                    "what was in it is lost.\n"
+                )
             if variables:
                 kernel.run_silently(self.language.set_variables(variables))
             messages = kernel.execute(code)
@@ -151,6 +159,7 @@ class Context:
         async with turn:
             for _ in range(_PATIENCE):
                 if kernel.died.is_set():
+                    self._lost = True
                     return  # the next use replaces it
                 with contextlib.suppress(KernelDied, TimeoutError):
                     await kernel.interrupt()
@@ -158,6 +167,7 @@ class Context:
                         await kernel.drain()
                     return
             if self._kernel is kernel:
+                self._lost = True
                 await self._end_kernel()
 
 

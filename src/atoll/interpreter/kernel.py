@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -37,6 +38,17 @@ class KernelUnavailable(Exception):
     """The kernel can't be started; the message says why."""
 
 
+class _Execution:
+    """The execution under way, and what has come of it."""
+
+    def __init__(self, request: str) -> None:
+        self.request = request
+        self.requests = {request}
+        """Whose messages are wanted."""
+        self.queue: asyncio.Queue[Message | None] = asyncio.Queue()
+        self.reply: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+
+
 class Kernel:
     """A running kernel. One execution at a time: the context sees to that."""
 
@@ -46,8 +58,7 @@ class Kernel:
         self._language = language
         self._manager = manager
         self._client = client
-        self._current: tuple[set[str], asyncio.Queue[Message | None]] | None = None
-        """Whose messages the execution under way wants, and where it takes them."""
+        self._current: _Execution | None = None
         process = manager.provisioner.process
         self._process = process
         self._pidfd = os.pidfd_open(process.pid)
@@ -55,7 +66,7 @@ class Kernel:
         self.died = asyncio.Event()
         """Set when the process has ended, whyever, or was told to."""
         asyncio.get_running_loop().add_reader(self._pidfd, self._on_death)
-        self._readers: asyncio.Future[Any] = asyncio.gather(self._read(), self._discard_replies())
+        self._readers: asyncio.Future[Any] = asyncio.gather(self._read(), self._read_replies())
 
     # -- life --------------------------------------------------------------------------------
 
@@ -69,7 +80,7 @@ class Kernel:
             manager.ip = f"{tempfile.mkdtemp(prefix='kernel-')}/socket"
         client: AsyncKernelClient | None = None
         try:
-            await manager.start_kernel(cwd=cwd, env=dict(env))
+            await manager.start_kernel(cwd=cwd, env=dict(env), stdin=subprocess.DEVNULL)
             client = manager.client()
             # What a kernel publishes faster than we read waits here: it would throw it away, and
             # with it perhaps the message that says that the execution is over.
@@ -106,7 +117,7 @@ class Kernel:
 
     def _announce_end(self) -> None:
         if self._current is not None:
-            self._current[1].put_nowait(None)
+            self._current.queue.put_nowait(None)
 
     def _forget_process(self) -> None:
         if self._pidfd >= 0:
@@ -132,36 +143,39 @@ class Kernel:
         self._client.execute(code, silent=True, store_history=False, allow_stdin=False)
 
     async def execute(self, code: str) -> AsyncIterator[Message]:
-        """Run code and yield the messages that it publishes, until the kernel is idle again.
+        """Run code and yield the messages that it publishes until the kernel is idle again; the
+        last is its reply, which tells of failures that some kernels don't publish.
 
         Raises `KernelDied`. When the caller stops early the code runs on: `interrupt` it.
         """
         if self.died.is_set():
             raise KernelDied(self.describe_end())
-        queue: asyncio.Queue[Message | None] = asyncio.Queue()
         request = self._client.execute(code, allow_stdin=False, stop_on_error=False)
-        self._current = ({request}, queue)
+        current = self._current = _Execution(request)
         while True:
-            message = await self._take(queue)
+            message = await self._take(current)
             if _is_idle(message):
                 break
             if message["msg_type"] != "status":
                 yield message
         try:
             if self._language.mark is not None:
-                async for message in self._take_late(self._language.mark, queue):
+                async for message in self._take_late(self._language.mark, current):
                     yield message
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LATE_SECONDS):
+                    yield await current.reply
         finally:
             self._current = None
 
-    async def _take(self, queue: asyncio.Queue[Message | None]) -> Message:
-        message = await queue.get()
+    async def _take(self, current: _Execution) -> Message:
+        message = await current.queue.get()
         if message is None:
             raise KernelDied(self.describe_end())
         return message
 
     async def _take_late(
-        self, mark: Callable[[str], str], queue: asyncio.Queue[Message | None]
+        self, mark: Callable[[str], str], current: _Execution
     ) -> AsyncIterator[Message]:
         """What a kernel publishes after it has said that it is idle.
 
@@ -170,13 +184,12 @@ class Kernel:
         """
         sign = f"mark-{uuid.uuid4().hex}"
         request = self._client.execute(mark(sign), silent=True, store_history=False)
-        assert self._current is not None
-        self._current[0].add(request)
+        current.requests.add(request)
         awaited = {"stream", "display_data"}
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LATE_SECONDS) as patience:
                 while awaited:
-                    message = await self._take(queue)
+                    message = await self._take(current)
                     kind, content = message["msg_type"], message["content"]
                     if kind == "stream" and sign in content["text"]:
                         awaited.discard(kind)
@@ -192,12 +205,14 @@ class Kernel:
     async def drain(self) -> None:
         """Wait until the execution that was given up is over. Raises `KernelDied`."""
         while self._current is not None:
-            if _is_idle(await self._take(self._current[1])):
+            if _is_idle(await self._take(self._current)):
                 self._current = None
 
     async def interrupt(self) -> None:
         """Stop what runs, as Ctrl-C would."""
         await self._manager.interrupt_kernel()
+        # Code that awaits something notices at the next turn of its event loop: this gives it one.
+        self._client.kernel_info()
 
     async def _read(self) -> None:
         """Pass what the kernel publishes to the execution that it belongs to."""
@@ -215,15 +230,19 @@ class Kernel:
             message = await self._client.get_iopub_msg(timeout=timeout)
         except ValueError:  # code can publish what is no message
             return
-        if self._current is not None:
-            requests, queue = self._current
-            if message["parent_header"].get("msg_id") in requests:
-                queue.put_nowait(message)
+        current = self._current
+        if current is not None and message["parent_header"].get("msg_id") in current.requests:
+            current.queue.put_nowait(message)
 
-    async def _discard_replies(self) -> None:
-        """Keep the replies from piling up: all that matters is published as well."""
+    async def _read_replies(self) -> None:
         while True:
-            await self._client.get_shell_msg()
+            try:
+                message = await self._client.get_shell_msg()
+            except ValueError:
+                continue
+            current, request = self._current, message["parent_header"].get("msg_id")
+            if current is not None and current.request == request and not current.reply.done():
+                current.reply.set_result(message)
 
 
 async def _end(manager: AsyncKernelManager, client: AsyncKernelClient | None) -> None:

@@ -62,9 +62,12 @@ async def start_process(
     tag: str | None = None,
     pty: PtySize | None = None,
     stdin: bool = False,
+    lifetime: float | None = None,
 ) -> StartedProcess:
     """Run a program, see `AgentClient.start_process`, and write it down."""
-    stream = await sandbox.agent.start_process(config, user=user, tag=tag, pty=pty, stdin=stdin)
+    stream = await sandbox.agent.start_process(
+        config, user=user, tag=tag, pty=pty, stdin=stdin, lifetime=lifetime
+    )
     if sandbox.logbook is not None:
         sandbox.logbook.process_started(sandbox.sandbox_id, stream.pid, config)
     return StartedProcess(sandbox, stream)
