@@ -146,6 +146,13 @@ def test_an_exception_group_is_an_error(sandbox: Sandbox) -> None:
     assert error.name == "ExceptionGroup"
 
 
+def test_what_is_no_text_loses_nothing(sandbox: Sandbox) -> None:
+    execution = sandbox.run_code("print('before'); print(chr(0xD800)); print('after')")
+    assert execution.error is None
+    assert execution.logs.stderr == []
+    assert "".join(execution.logs.stdout) == "before\n?\nafter\n"
+
+
 def test_exit_leaves_the_state(sandbox: Sandbox) -> None:
     execution = sandbox.run_code("kept = 5; exit()")
     assert execution.error is None

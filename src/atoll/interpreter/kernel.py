@@ -25,7 +25,7 @@ _STOP_SECONDS = 2.0
 _REST_SECONDS = 0.05
 """How long nothing may come from a kernel that has died until all is read that it published."""
 _LATE_SECONDS = 1.0
-"""How long a mark is waited for: code may have replaced what it is made with."""
+"""How long a mark or a reply is waited for: code may have replaced what they are made with."""
 
 Message = dict[str, Any]
 
@@ -42,11 +42,9 @@ class _Execution:
     """The execution under way, and what has come of it."""
 
     def __init__(self, request: str) -> None:
-        self.request = request
         self.requests = {request}
         """Whose messages are wanted."""
         self.queue: asyncio.Queue[Message | None] = asyncio.Queue()
-        self.reply: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
 
 
 class Kernel:
@@ -66,7 +64,7 @@ class Kernel:
         self.died = asyncio.Event()
         """Set when the process has ended, whyever, or was told to."""
         asyncio.get_running_loop().add_reader(self._pidfd, self._on_death)
-        self._readers: asyncio.Future[Any] = asyncio.gather(self._read(), self._read_replies())
+        self._reader = asyncio.create_task(self._read())
 
     # -- life --------------------------------------------------------------------------------
 
@@ -104,7 +102,7 @@ class Kernel:
         if self._ending is None:
             self._forget_process()
             self.died.set()
-            self._readers.cancel()
+            self._reader.cancel()
             self._announce_end()
             self._ending = asyncio.create_task(_end(self._manager, self._client))
         await asyncio.shield(self._ending)
@@ -112,8 +110,8 @@ class Kernel:
     def _on_death(self) -> None:
         self._forget_process()
         self.died.set()
-        self._readers.cancel()
-        self._readers = asyncio.create_task(self._read_rest())
+        self._reader.cancel()
+        self._reader = asyncio.create_task(self._read_rest())
 
     def _announce_end(self) -> None:
         if self._current is not None:
@@ -162,9 +160,9 @@ class Kernel:
             if self._language.mark is not None:
                 async for message in self._take_late(self._language.mark, current):
                     yield message
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LATE_SECONDS):
-                    yield await current.reply
+            reply = await self._find_reply(request)
+            if reply is not None:
+                yield reply
         finally:
             self._current = None
 
@@ -202,6 +200,18 @@ class Kernel:
                         yield message
                     patience.reschedule(asyncio.get_running_loop().time() + _LATE_SECONDS)
 
+    async def _find_reply(self, request: str) -> Message | None:
+        # Replies are only looked for here, when they should be there: a task that waited for them
+        # would sleep on when they come during a send, which takes the socket's wake-up with it.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LATE_SECONDS):
+                while True:
+                    with contextlib.suppress(Empty, ValueError):
+                        message: Message = await self._client.get_shell_msg(timeout=_LATE_SECONDS)
+                        if message["parent_header"].get("msg_id") == request:
+                            return message
+        return None
+
     async def drain(self) -> None:
         """Wait until the execution that was given up is over. Raises `KernelDied`."""
         while self._current is not None:
@@ -233,16 +243,6 @@ class Kernel:
         current = self._current
         if current is not None and message["parent_header"].get("msg_id") in current.requests:
             current.queue.put_nowait(message)
-
-    async def _read_replies(self) -> None:
-        while True:
-            try:
-                message = await self._client.get_shell_msg()
-            except ValueError:
-                continue
-            current, request = self._current, message["parent_header"].get("msg_id")
-            if current is not None and current.request == request and not current.reply.done():
-                current.reply.set_result(message)
 
 
 async def _end(manager: AsyncKernelManager, client: AsyncKernelClient | None) -> None:

@@ -7,8 +7,10 @@ kernel, under the module name `_interpreter`; nothing of it is in the user's nam
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import sys
+import traceback
 from typing import Any
 
 _WARM = ("numpy", "pandas", "matplotlib.pyplot", "PIL.Image", "e2b_charts", "orjson")
@@ -110,6 +112,28 @@ def _show_saved_images(shell: Any) -> None:
     Image.Image.show = lambda self, *arguments, **options: None
 
 
+def pack(message: Any) -> bytes:
+    """A message as Jupyter's JSON. Text may hold what UTF-8 has no form for: it is escaped."""
+    from jupyter_client.session import json_default, orjson_packer
+
+    try:
+        packed: bytes = orjson_packer(message)
+    except UnicodeEncodeError:
+        packed = json.dumps(message, default=json_default).encode()
+    return packed
+
+
+def _show_groups(shell: Any) -> None:
+    """IPython prints groups of exceptions, and takes the execution for a success."""
+
+    def show(shell: Any, kind: Any, group: Any, trace: Any, tb_offset: Any = None) -> list[str]:
+        lines = traceback.format_exception(kind, group, trace)
+        shell._showtraceback(kind, group, lines)
+        return lines
+
+    shell.set_custom_exc((BaseExceptionGroup,), show)
+
+
 def _keep_running(shell: Any) -> None:
     """`exit()` would end the kernel a moment later, in the middle of whatever runs then."""
 
@@ -136,6 +160,7 @@ def load_ipython_extension(shell: Any) -> None:
             print(f"interpreter: {name} can't be imported: {error}", file=sys.__stderr__)
     _add_formats(shell)
     _keep_running(shell)
+    _show_groups(shell)
     if "matplotlib.pyplot" in sys.modules:
         _choose_fonts()
     if "PIL.Image" in sys.modules:

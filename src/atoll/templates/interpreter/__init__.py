@@ -103,7 +103,7 @@ LANGUAGES = (
             *("/usr/bin/python3", "-m", "ipykernel_launcher", "-f", "{connection_file}"),
             # Nothing of an execution is kept on the disk, and nobody reads colours.
             *("--HistoryManager.hist_file=:memory:", "--InteractiveShell.colors=nocolor"),
-            "--IPKernelApp.extensions=_interpreter",
+            *("--IPKernelApp.extensions=_interpreter", "--Session.packer=_interpreter.pack"),
         ),
     ),
     Language(
