@@ -65,6 +65,7 @@ class EgressBody(_Options):
     denyOut: list[Network] | None = None
     dnsServers: list[Any] | None = None
     egressProxy: dict[str, Any] | None = None
+    httpsPorts: list[Any] | None = None
     rules: dict[str, Any] | None = None
 
     @field_validator("allowOut", "denyOut")
@@ -75,7 +76,7 @@ class EgressBody(_Options):
     def to_egress(self, internet: bool | None) -> Egress:
         """Raises `InvalidInput` for what can't be honoured: ignoring it would open a hole."""
         for name in ("dnsServers", "egressProxy", "httpsPorts", "rules"):
-            if getattr(self, name, None):
+            if getattr(self, name):
                 raise InvalidInput(
                     f"network.{name} is not supported by this server", remedy="leave it out"
                 )
@@ -90,7 +91,6 @@ class NetworkBody(EgressBody):
     """The network part of a create."""
 
     allowPublicTraffic: bool | None = None
-    httpsPorts: list[Any] | None = None
     maskRequestHost: (
         Annotated[str, StringConstraints(pattern=r"^[!-~]+$", max_length=255)] | None
     ) = None
