@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-
 from e2b import Sandbox
 
-from bench.peers import chroot_command, docker_exec, runc_container
+from bench.peers import chroot_command, docker_exec, run_quietly, runc_container
 from bench.samples import interleave
 from bench.servers import run_atoll, run_stub
 from bench.table import Row
 
 _COUNT = 300
-
-
-def _run(command: list[str]) -> None:
-    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True)
 
 
 def measure_commands() -> list[Row]:
@@ -32,8 +26,8 @@ def measure_commands() -> list[Row]:
         times = interleave(
             {
                 "atoll": lambda: ours.commands.run("true"),
-                "chroot": lambda: _run(chroot),
-                "runc": lambda: _run(execute),
+                "chroot": lambda: run_quietly(*chroot),
+                "runc": lambda: run_quietly(*execute),
                 "sdk": lambda: bare.commands.run("true"),
             },
             _COUNT,

@@ -135,7 +135,7 @@ def _measure_echo(sandbox: Sandbox) -> list[Row]:
 
 
 def _start(sandbox: Sandbox, command: str, port: int) -> None:
-    sandbox.commands.run(command, background=True)
+    sandbox.commands.run(command, background=True, timeout=0)
     wait = f"until ss -Hltn 'sport = :{port}' | grep -q .; do sleep 0.1; done"
     sandbox.commands.run(wait, timeout=20)
 

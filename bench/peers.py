@@ -32,7 +32,8 @@ def base_root() -> Path:
     return catalog.get("base").layers[0]
 
 
-def _run(*command: str) -> None:
+def run_quietly(*command: str) -> None:
+    """Run a program to its end. Raises `CalledProcessError` when it fails."""
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True)
 
 
@@ -40,13 +41,13 @@ def _run(*command: str) -> None:
 def chroot_command(*command: str) -> Iterator[list[str]]:
     """A command in a chroot of the base template, which is mounted read-only: no isolation."""
     with tempfile.TemporaryDirectory(prefix="atoll-chroot-") as directory:
-        _run("mount", "--bind", str(base_root()), directory)
+        run_quietly("mount", "--bind", str(base_root()), directory)
         try:
-            _run("mount", "-o", "remount,bind,ro", directory)
-            _run("mount", "--bind", "/dev", f"{directory}/dev")
+            run_quietly("mount", "-o", "remount,bind,ro", directory)
+            run_quietly("mount", "--bind", "/dev", f"{directory}/dev")
             yield ["chroot", directory, *command]
         finally:
-            _run("umount", "--recursive", directory)
+            run_quietly("umount", "--recursive", directory)
 
 
 @contextlib.contextmanager
@@ -54,7 +55,7 @@ def _bundle() -> Iterator[Path]:
     """A bundle as `runc spec` makes it, over the base template, read-only."""
     with tempfile.TemporaryDirectory(prefix="atoll-bundle-") as scratch:
         bundle = Path(scratch)
-        _run("runc", "spec", "--bundle", scratch)
+        run_quietly("runc", "spec", "--bundle", scratch)
         spec = json.loads((bundle / "config.json").read_text())
         spec["root"] = {"path": str(base_root()), "readonly": True}
         spec["process"]["terminal"] = False
@@ -75,7 +76,10 @@ def runc_create_to_exit(count: int) -> Samples:
     with _bundle() as bundle:
         _set_command(bundle, ["/bin/true"])
         return sample(
-            lambda: _run("runc", "run", "--bundle", str(bundle), f"bench-{uuid.uuid4().hex}"), count
+            lambda: run_quietly(
+                "runc", "run", "--bundle", str(bundle), f"bench-{uuid.uuid4().hex}"
+            ),
+            count,
         )
 
 
@@ -95,7 +99,7 @@ def runc_container() -> Iterator[str]:
         try:
             yield name
         finally:
-            _run("runc", "delete", "--force", name)
+            run_quietly("runc", "delete", "--force", name)
 
 
 @cache
@@ -115,14 +119,14 @@ def _docker_container(*command: str) -> Iterator[tuple[str, float]]:
     """
     name = f"bench-{uuid.uuid4().hex}"
     began = time.perf_counter()
-    _run("docker", "run", "--detach", "--name", name, _DOCKER_IMAGE, "sleep", "600")
+    run_quietly("docker", "run", "--detach", "--name", name, _DOCKER_IMAGE, "sleep", "600")
     if command:
-        _run("docker", "exec", name, *command)
+        run_quietly("docker", "exec", name, *command)
     took = (time.perf_counter() - began) * 1000
     try:
         yield name, took
     finally:
-        _run("docker", "rm", "--force", name)
+        run_quietly("docker", "rm", "--force", name)
 
 
 def _time_docker(count: int, *command: str) -> Samples | None:
@@ -150,7 +154,7 @@ def docker_exec() -> Samples | None:
     if not has_docker():
         return None
     with _docker_container() as (name, _):
-        return sample(lambda: _run("docker", "exec", name, "bash", "-l", "-c", "true"), 50)
+        return sample(lambda: run_quietly("docker", "exec", name, "bash", "-l", "-c", "true"), 50)
 
 
 def docker_burst(count: int) -> float | None:

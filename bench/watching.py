@@ -65,7 +65,7 @@ async def _stream(target: Target) -> Samples:
     await sandbox.files.make_dir(_FOLDER)
     await sandbox.files.write("writer.py", _WRITER)
     handle = await sandbox.files.watch_dir(_FOLDER, on_event)
-    await sandbox.commands.run(f"python3 writer.py {_FOLDER}", background=True)
+    await sandbox.commands.run(f"python3 writer.py {_FOLDER}", background=True, timeout=0)
     async with asyncio.timeout(60):
         await complete.wait()
     await handle.stop()  # type: ignore[no-untyped-call]
@@ -79,7 +79,7 @@ def _poll(target: Target) -> Samples:
         sandbox.files.make_dir(_FOLDER)
         sandbox.files.write("writer.py", _WRITER)
         handle = sandbox.files.watch_dir(_FOLDER)
-        sandbox.commands.run(f"python3 writer.py {_FOLDER}", background=True)
+        sandbox.commands.run(f"python3 writer.py {_FOLDER}", background=True, timeout=0)
         deadline = time.monotonic() + 60
         while len(ages) < _COUNT and time.monotonic() < deadline:
             for event in handle.get_new_events():

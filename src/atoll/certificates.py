@@ -62,6 +62,12 @@ class LocalAuthority:
                 f"{domain!r} is not a domain",
                 remedy="give one in ASCII, without a port, such as sandbox.example.com",
             )
+        if "." not in domain:
+            raise ConfigurationError(
+                f"no client takes a wildcard right below {domain!r}: sandboxes' names would match "
+                "no certificate",
+                remedy=f"give a domain of two parts or more, such as sandbox.{domain}",
+            )
         names = _alternative_names((domain, f"*.{domain}", *_LOCAL_NAMES))
         try:
             self.cert.parent.mkdir(parents=True, exist_ok=True)

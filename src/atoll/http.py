@@ -43,6 +43,10 @@ class BoundedProtocol(HttpToolsProtocol):
     _in_head = True
     _moved = False
     """Whether something was completed by what came last."""
+    _head = 0
+    """Bytes of the head's parts, as far as it has come: what came with it does not count."""
+    _refused = False
+    """Whether a head was too large. Nothing that follows it is taken any more."""
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -57,24 +61,48 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Called by the parser."""
-        self._unread, self._in_head = 0, True
+        self._unread, self._in_head, self._head = 0, True, 0
         super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        """Called by the parser."""
+        self._head += len(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Called by the parser."""
+        self._head += len(name) + len(value) + len(b": \r\n")
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Called by the parser."""
-        self._in_head, self._moved = False, True
         self._drop_deadline()
+        if self._refused:
+            return
+        if self._head > MAX_HEAD:
+            self._refuse_head()
+            return
+        self._in_head, self._moved = False, True
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Called by the parser."""
+        if self._refused:
+            return
         self._moved = True
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Called by the parser."""
+        if self._refused:
+            return
         self._moved = True
         super().on_message_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        """Called when a head asks for a WebSocket."""
+        if not self._refused:
+            super().handle_websocket_upgrade()
 
     def data_received(self, data: bytes) -> None:
         """Called by the event loop."""
@@ -84,11 +112,15 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self._unread = 0 if self._moved else self._unread + len(data)
         if self._unread > MAX_HEAD:
-            if self._in_head and self._is_idle():
-                self.transport.write(_TOO_LARGE)
-            self.transport.close()
+            self._refuse_head()
         elif self._deadline is None and self._is_idle():
             self._set_deadline()  # uvicorn's own for idle connections ended with the first byte
+
+    def _refuse_head(self) -> None:
+        self._refused = True
+        if self._in_head and self._is_idle():
+            self.transport.write(_TOO_LARGE)
+        self.transport.close()
 
     def _is_idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete

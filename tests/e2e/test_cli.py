@@ -5,10 +5,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import pexpect
 
 from tests.server import TEMPLATES, RunningServer, find_leftovers, free_port, run_server
 
@@ -103,7 +106,9 @@ def test_clean_removes_nothing_that_is_not_atolls(tmp_path: Path) -> None:
     (decoy / "documents").mkdir(parents=True)
     (decoy / "documents" / "thesis.txt").write_text("years of work")
     command = [sys.executable, "-m", "atoll", "clean", "--templates", "--data-dir", str(decoy)]
-    told = subprocess.run(command, capture_output=True, text=True)
+    # Never the templates that the environment of the tests names: they would be removed.
+    environ = {**os.environ, "ATOLL_TEMPLATE_DIR": str(tmp_path / "templates")}
+    told = subprocess.run(command, capture_output=True, text=True, env=environ)
     assert told.returncode == 1
     assert "FIX:" in told.stderr
     assert (decoy / "documents" / "thesis.txt").read_text() == "years of work"
@@ -121,6 +126,71 @@ def test_clean_leaves_what_lies_beside_its_own(tmp_path: Path) -> None:
     assert left == ["atoll.toml", "notes", "server.log"]
 
 
+def atoll(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "atoll", *map(str, arguments)]
+    environ = {name: text for name, text in os.environ.items() if not name.startswith("ATOLL_")}
+    return subprocess.run(command, capture_output=True, text=True, env=environ)
+
+
+def test_clean_removes_certificates(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    assert atoll("certs", "--data-dir", data).returncode == 0
+    (data / "tls" / "mine.pem").write_text("mine")
+    assert atoll("clean", "--data-dir", data).returncode == 0
+    assert [str(each.relative_to(data)) for each in data.rglob("*.*")] == ["tls/mine.pem"]
+    (data / "tls" / "mine.pem").unlink()
+    assert atoll("certs", "--data-dir", data).returncode == 0
+    assert atoll("clean", "--data-dir", data).returncode == 0
+    assert not data.exists()
+
+
+def test_clean_after_a_refused_start(server: RunningServer, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    assert atoll("serve", "--data-dir", data, "--port", server.port).returncode == 1
+    assert atoll("clean", "--data-dir", data).returncode == 0
+    assert not data.exists()
+    # Beside what is somebody's, a file of that name is no sign of ours.
+    data.mkdir()
+    (data / "server.lock").touch()
+    (data / "agent").mkdir()
+    assert atoll("clean", "--data-dir", data).returncode == 1
+    assert len(list(data.iterdir())) == 2
+
+
+def test_what_fails_says_what_to_do(server: RunningServer, tmp_path: Path) -> None:
+    for arguments in (
+        ("keys", "create", "", "--data-dir", server.data_dir),
+        ("certs", "--domain", "bad domain!", "--data-dir", tmp_path),
+        ("certs", "--domain", "localhost", "--data-dir", tmp_path),
+    ):
+        told = atoll(*arguments)
+        assert told.returncode == 1
+        assert "\nFIX: " in told.stderr
+
+
+def test_no_table_cuts_what_secrets_are_known_by(server: RunningServer) -> None:
+    name = "a name that takes some room"
+    key = server.atoll("keys", "create", name, "--team", "quite-a-long-name-of-a-team").stdout
+    token = server.atoll("tokens", "create", name, "--team", "quite-a-long-name-of-a-team").stdout
+    for kind, secret in (("keys", key.strip()), ("tokens", token.strip())):
+        ids = [each["id"] for each in json.loads(server.atoll(kind, "list", "--json").stdout)]
+        command = f"{sys.executable} -m atoll {kind} list --data-dir {server.data_dir}"
+        for columns in (40, 80):
+            terminal = pexpect.spawn(command, dimensions=(50, columns), encoding="utf-8")
+            shown = terminal.read()
+            terminal.close()
+            assert f"…{secret[-4:]}" in shown
+            assert all(each in shown for each in ids)
+
+
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("SigCgt:"):
+            return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    return False
+
+
 def test_a_stop_during_the_start_is_heard(tmp_path: Path) -> None:
     """While the template is being built by another process, say."""
     store = tmp_path / "templates"
@@ -129,7 +199,10 @@ def test_a_stop_during_the_start_is_heard(tmp_path: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         command = [sys.executable, "-m", "atoll", "serve", "--data-dir", str(tmp_path)]
         process = subprocess.Popen([*command, "--port", str(free_port())])
-        time.sleep(3)
-        assert process.poll() is None
+        deadline = time.monotonic() + 60
+        while not catches(process.pid, signal.SIGTERM):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
         process.terminate()
         assert process.wait(timeout=10) == 0

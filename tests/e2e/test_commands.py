@@ -127,12 +127,41 @@ def test_connect_to_nothing(sandbox: Sandbox) -> None:
         sandbox.commands.connect(999999)
 
 
-def test_the_clients_timeout_ends_the_wait_not_the_process(sandbox: Sandbox) -> None:
+@pytest.mark.parametrize("background", [False, True])
+def test_the_clients_timeout_ends_the_wait_and_the_process(
+    sandbox: Sandbox, background: bool
+) -> None:
     began = time.monotonic()
+    command = "echo $$ > /tmp/pid; sleep 60 & while :; do sleep 0.1; done"
+
+    def run() -> None:
+        if background:
+            sandbox.commands.run(command, background=True, timeout=1).wait()
+        else:
+            sandbox.commands.run(command, timeout=1)
+
     with pytest.raises(TimeoutException):
-        sandbox.commands.run("echo $$ > /tmp/pid; exec sleep 60", timeout=1)
+        run()
     assert time.monotonic() - began < 3
-    assert sandbox.commands.run("kill -0 $(cat /tmp/pid)").exit_code == 0
+    gone = "while kill -0 $(cat /tmp/pid) || pgrep -x sleep; do sleep 0.1; done"
+    sandbox.commands.run(gone, timeout=10)
+
+
+def test_a_client_that_leaves_takes_the_time_limit_with_nobody(sandbox: Sandbox) -> None:
+    handle = sandbox.commands.run("exec sleep 60", background=True, timeout=2)
+    handle.disconnect()
+    assert sandbox.commands.run(f"kill -0 {handle.pid}").exit_code == 0
+    ended = f"while kill -0 {handle.pid}; do sleep 0.1; done"
+    sandbox.commands.run(ended, timeout=10)
+
+
+def test_without_a_timeout_a_process_runs_on(sandbox: Sandbox) -> None:
+    handle = sandbox.commands.run("exec sleep 60", background=True, timeout=0)
+    other = sandbox.commands.connect(handle.pid, timeout=1)
+    with pytest.raises(TimeoutException):
+        other.wait()
+    assert sandbox.commands.run(f"kill -0 {handle.pid}").exit_code == 0
+    handle.kill()
 
 
 def test_killing_the_sandbox_ends_a_running_command(server: RunningServer) -> None:

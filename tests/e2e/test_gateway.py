@@ -27,8 +27,8 @@ def serving(server: RunningServer) -> Iterator[Sandbox]:
     sandbox.files.write("www/page.txt", "a page")
     sandbox.files.write("echo.py", ECHO)
     serve = "cd www && exec python3 -m http.server 8000 --bind 127.0.0.1"
-    sandbox.commands.run(serve, background=True)
-    sandbox.commands.run("exec python3 echo.py 9001", background=True)
+    sandbox.commands.run(serve, background=True, timeout=0)
+    sandbox.commands.run("exec python3 echo.py 9001", background=True, timeout=0)
     wait = "until ss -Hltn 'sport = :8000' | grep -q . && ss -Hltn 'sport = :9001' | grep -q .; "
     sandbox.commands.run(wait + "do sleep 0.1; done", timeout=20)
     yield sandbox
@@ -126,7 +126,7 @@ def test_a_leaving_client_reaches_the_service_at_once(
         "http.server.HTTPServer(('', 8100), H).serve_forever()\n"
     )
     serving.files.write("stream.py", program)
-    serving.commands.run("python3 stream.py", background=True)
+    serving.commands.run("python3 stream.py", background=True, timeout=0)
     serving.commands.run("until ss -Hltn 'sport = :8100' | grep -q .; do sleep 0.1; done")
     with httpx.stream("GET", server.url, headers=by_headers(serving, 8100)) as answer:
         assert next(answer.iter_raw()) == b"x"

@@ -263,6 +263,12 @@ def test_unknown_template(server: RunningServer) -> None:
         (b'{"templateID": "base", "envVars": {"A": "%s"}}' % (b"x" * 131070), "131070"),
         (b'{"templateID": "base", "network": {"allowOut": ["nowhere"]}}', "nowhere"),
         (b'{"templateID": "base", "autoPause": true}', "autoPause"),
+        (b'{"templateID": "base", "frobnicate": 1}', "frobnicate"),
+        (b'{"templateID": "base", "allow_internet_acces": false}', "allow_internet_acces"),
+        (b'{"templateID": "base", "network": {"denyOutt": ["0.0.0.0/0"]}}', "network.denyOutt"),
+        (b'{"templateID": "base", "network": {"dnsServers": ["1.1.1.1"]}}', "dnsServers"),
+        (b'{"templateID": "base", "network": {"httpsPorts": [8443]}}', "httpsPorts"),
+        (b'{"templateID": "base", "autoResume": {"enable": true}}', "autoResume.enable"),
     ],
 )
 def test_a_bad_create_names_the_cause(api: httpx.Client, body: bytes, word: str) -> None:

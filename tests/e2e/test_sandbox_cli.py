@@ -16,8 +16,10 @@ import pexpect
 import pytest
 from e2b import NotFoundException, Sandbox
 
+from atoll.cli.sandbox import api
 from atoll.cli.sandbox.escape import Escape
-from tests.server import RunningServer
+from atoll.errors import Exhausted
+from tests.server import RunningServer, run_server
 
 ATOLL = [sys.executable, "-m", "atoll"]
 
@@ -216,6 +218,101 @@ def test_a_terminal_is_put_back_when_the_sandbox_ends(cli: Cli, sandbox: Sandbox
     terminal.expect_exact("atoll: ")
     terminal.expect_exact("left:1")
     assert_restored(cli, terminal)
+
+
+def test_a_sandbox_that_ends_is_told_of_as_such(cli: Cli, sandbox: Sandbox) -> None:
+    terminal = cli.spawn("connect", sandbox.sandbox_id)
+    terminal.expect_exact("$ ")
+    with subprocess.Popen(
+        [*ATOLL, "sandbox", "exec", sandbox.sandbox_id, "echo up; sleep 60"],
+        env=cli.environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b"up\n"
+        sandbox.kill()
+        said = process.stderr.read().decode().splitlines()
+        assert process.wait(20) == 1
+    assert said[0] == f"atoll: sandbox {sandbox.sandbox_id} has ended"
+    assert said[1].startswith("FIX: ")
+    terminal.expect_exact(f"atoll: sandbox {sandbox.sandbox_id} has ended")
+    terminal.expect_exact("FIX: ")
+    terminal.expect_exact("left:1")
+    terminal.expect(pexpect.EOF)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_server_that_ends_is_told_of_as_such(tmp_path: Path, how: signal.Signals) -> None:
+    with run_server(tmp_path, pool_size=0) as server:
+        cli = Cli(server)
+        sandbox_id = cli.json("create", "--timeout", "60")["sandboxID"]
+        command = [*ATOLL, "sandbox", "exec", sandbox_id, "echo up; sleep 60"]
+        pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with subprocess.Popen(
+            command, env=cli.environ, stdin=subprocess.DEVNULL, **pipes
+        ) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert process.stdout.readline() == b"up\n"
+            server.process.send_signal(how)
+            said = process.stderr.read().decode()
+            assert process.wait(20) == 1
+        server.process.wait(20)
+        assert said.startswith(f"atoll: the server is gone: {server.url}")
+        assert "\nFIX: " in said
+        clean(server)
+
+
+def clean(server: RunningServer) -> None:
+    assert server.atoll("clean").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["create", "nope", "-d"], "nope"),
+        (["create", "-d", "--timeout", "9999999"], "timeout"),
+        (["create", "-d", "--lifecycle.ontimeout", "pause"], "pause sandboxes"),
+        (["info", "nosuch"], "nosuch"),
+        (["kill", "nosuch"], "nosuch"),
+        (["exec", "-u", "bob", "SANDBOX", "id"], "bob"),
+        (["exec", "-c", "/nowhere", "SANDBOX", "id"], "/nowhere"),
+    ],
+)
+def test_what_fails_says_what_to_do(
+    cli: Cli, sandbox_id: str, arguments: list[str], word: str
+) -> None:
+    told = cli(*(sandbox_id if each == "SANDBOX" else each for each in arguments))
+    assert told.returncode == 1
+    said = told.stderr.decode()
+    assert word in said
+    assert "\nFIX: " in said
+    assert "autoPause" not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["list", "--state", "bogus"], "bogus"),
+        (["list", "--started-after", "yesterday"], "yesterday"),
+        (["kill", "--all", "--state", "bogus"], "bogus"),
+        (["create", "-d", "--metadata", "x"], "KEY=VALUE"),
+        (["create", "-d", "--lifecycle.autoresume"], "autoresume"),
+    ],
+)
+def test_a_bad_option_ends_with_status_2(cli: Cli, arguments: list[str], word: str) -> None:
+    told = cli(*arguments)
+    assert told.returncode == 2
+    assert word in told.stderr.decode()
+
+
+def test_a_server_that_has_had_enough() -> None:
+    error = api._read_error(429, {"code": 429, "message": "too many"})
+    assert (type(error), error.message) == (Exhausted, "too many")
+    assert error.remedy
 
 
 def test_a_sandbox_of_the_terminals_own(cli: Cli, server: RunningServer) -> None:

@@ -29,7 +29,7 @@ assert sandbox.commands.run("whoami").stdout == "user\\n"
 sandbox.files.write("big", "x" * 3_000_000)
 assert len(sandbox.files.read("big")) == 3_000_000
 assert [each.sandbox_id for each in Sandbox.list().next_items()] == [sandbox.sandbox_id]
-handle = sandbox.commands.run("while true; do echo x; sleep 0.05; done", background=True)
+handle = sandbox.commands.run("while true; do echo x; sleep 0.05; done", background=True, timeout=0)
 threading.Timer(0.5, sandbox.kill).start()
 try:
     handle.wait()
@@ -76,10 +76,10 @@ sandbox = Sandbox.create(timeout=300)
 sandbox.files.write("www/page.txt", "a page")
 sandbox.files.write("echo.py", sys.argv[1])
 serve = "cd www && exec python3 -m http.server 8000 --bind 127.0.0.1"
-sandbox.commands.run(serve, background=True)
-sandbox.commands.run("exec python3 echo.py 9001", background=True)
+sandbox.commands.run(serve, background=True, timeout=0)
+sandbox.commands.run("exec python3 echo.py 9001", background=True, timeout=0)
 sandbox.files.write("streams.py", sys.argv[2])
-sandbox.commands.run("exec python3 streams.py", background=True)
+sandbox.commands.run("exec python3 streams.py", background=True, timeout=0)
 for port in (8000, 9001, 8200):
     sandbox.commands.run(f"until ss -Hltn 'sport = :{port}' | grep -q .; do sleep 0.1; done")
 urls = {

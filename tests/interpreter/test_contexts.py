@@ -6,7 +6,7 @@ import asyncio
 
 import httpx
 import pytest
-from e2b import NotFoundException
+from e2b import NotFoundException, SandboxException
 from e2b_code_interpreter import AsyncSandbox, Sandbox
 
 from tests.server import RunningServer
@@ -39,6 +39,15 @@ def test_a_restart_forgets(sandbox: Sandbox) -> None:
     assert error is not None
     assert error.name == "NameError"
     sandbox.remove_code_context(context.id)
+
+
+def test_a_directory_that_is_not_there(sandbox: Sandbox) -> None:
+    with pytest.raises(SandboxException, match="/home/user/nowhere is not a directory"):
+        sandbox.create_code_context(cwd="nowhere")
+    sandbox.files.make_dir("somewhere")
+    context = sandbox.create_code_context(cwd="~/somewhere")
+    assert context.cwd == "/home/user/somewhere"
+    sandbox.remove_code_context(context)
 
 
 @pytest.mark.parametrize("name", ["remove_code_context", "restart_code_context"])

@@ -25,6 +25,13 @@ def test_typescript(sandbox: Sandbox) -> None:
     assert sandbox.run_code(code, language="typescript").text == "6"
 
 
+@pytest.mark.parametrize("code", ["foo bar", "let a1 = ;", "}{"])
+def test_a_syntax_error_in_javascript(sandbox: Sandbox, code: str) -> None:
+    error = sandbox.run_code(code, language="js").error
+    assert error is not None
+    assert error.value or error.traceback
+
+
 def test_bash(sandbox: Sandbox) -> None:
     sandbox.run_code("cd /tmp; NAME=world", language="bash")
     execution = sandbox.run_code('echo "hello $NAME from $PWD"', language="bash")

@@ -80,6 +80,27 @@ pd.DataFrame({"n": [1, 2], "day": pd.to_datetime(["2026-01-01", "2026-01-02"])})
     assert "<table" in result.html
 
 
+@pytest.mark.parametrize(
+    ("columns", "data"),
+    [
+        ("{'t': pd.to_timedelta([1], 's')}", {"t": ["0 days 00:00:01"]}),
+        ("{'t': pd.to_datetime(['2026-01-01', None])}", {"t": ["2026-01-01T00:00:00", None]}),
+        ("{'x': [1.5, None]}", {"x": [1.5, None]}),
+        ("{'d': [__import__('decimal').Decimal('1.10')]}", {"d": ["1.10"]}),
+        ("{('a', 'b'): [1]}", {"('a', 'b')": [1]}),
+        ("{'l': [[1, 2]]}", {"l": [[1, 2]]}),
+    ],
+)
+def test_frames_of_all_kinds_come_as_data(
+    sandbox: Sandbox, columns: str, data: dict[str, object]
+) -> None:
+    execution = sandbox.run_code(f"import pandas as pd; pd.DataFrame({columns})")
+    assert execution.error is None
+    assert execution.logs.stderr == []
+    assert execution.results[0].data == data
+    assert execution.results[0].html is not None
+
+
 def test_a_figure_comes_as_picture(sandbox: Sandbox) -> None:
     code = "import matplotlib.pyplot as plt; plt.plot([1, 2]); plt.show()"
     result = sandbox.run_code(code).results[0]
@@ -117,6 +138,33 @@ def test_an_error_has_name_value_and_traceback(sandbox: Sandbox) -> None:
     assert "\x1b" not in execution.error.traceback
     assert execution.logs.stdout == ["before\n"]
     assert sandbox.run_code("1").text == "1"
+
+
+def test_an_exception_group_is_an_error(sandbox: Sandbox) -> None:
+    error = sandbox.run_code("raise ExceptionGroup('several', [ValueError(1)])").error
+    assert error is not None
+    assert error.name == "ExceptionGroup"
+
+
+def test_what_is_no_text_loses_nothing(sandbox: Sandbox) -> None:
+    execution = sandbox.run_code("print('before'); print(chr(0xD800)); print('after')")
+    assert execution.error is None
+    assert execution.logs.stderr == []
+    assert "".join(execution.logs.stdout) == "before\n?\nafter\n"
+
+
+def test_exit_leaves_the_state(sandbox: Sandbox) -> None:
+    execution = sandbox.run_code("kept = 5; exit()")
+    assert execution.error is None
+    assert "restart its context" in "".join(execution.logs.stderr)
+    assert sandbox.run_code("import time; time.sleep(1.5); kept").text == "5"
+
+
+def test_glyphs_of_other_scripts_are_drawn(sandbox: Sandbox) -> None:
+    code = "import matplotlib.pyplot as plt; plt.plot([1]); plt.title('日本語 中文'); plt.show()"
+    execution = sandbox.run_code(code)
+    assert execution.results[0].png is not None
+    assert execution.logs.stderr == []
 
 
 def test_input_is_refused(sandbox: Sandbox) -> None:

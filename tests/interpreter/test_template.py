@@ -13,13 +13,14 @@ from typing import Any
 import httpx
 from e2b import Sandbox
 
-from atoll.templates.interpreter import NAME
+from atoll.templates.interpreter import NAME, START
 from tests.server import TEMPLATES, RunningServer, find_leftovers, run_server
 
 
 def test_a_killed_build_is_ended_by_the_next_start(tmp_path: Path) -> None:
     store, data_dir = tmp_path / "templates", tmp_path / "data"
     store.mkdir()
+    data_dir.mkdir()
     (store / "base").symlink_to(Path(TEMPLATES) / "base")
     workshop = store / NAME / ".workshop"
     command = [sys.executable, "-m", "atoll", "template", "build", NAME]
@@ -46,7 +47,7 @@ def test_what_it_starts_is_in_the_log(server: RunningServer) -> None:
         return logs
 
     with Sandbox.create(NAME, timeout=120, **server.options) as sandbox:
-        (start,) = [each for each in read_log() if "start.py" in each["fields"].get("command", "")]
+        (start,) = [each for each in read_log() if START in each["fields"].get("command", "")]
         sandbox.commands.run(f"sudo kill -SEGV {start['fields']['pid']}")
         deadline = time.monotonic() + 20
         while True:
@@ -58,10 +59,11 @@ def test_what_it_starts_is_in_the_log(server: RunningServer) -> None:
 
 
 def test_a_template_that_is_not_built_says_how(tmp_path: Path) -> None:
-    store = tmp_path / "templates"
+    store, data_dir = tmp_path / "templates", tmp_path / "data"
     store.mkdir()
+    data_dir.mkdir()
     (store / "base").symlink_to(Path(TEMPLATES) / "base")
-    with run_server(tmp_path / "data", pool_size=0, template_dir=str(store)) as server:
+    with run_server(data_dir, pool_size=0, template_dir=str(store)) as server:
         answer = httpx.post(
             f"{server.url}/sandboxes", headers=server.headers, json={"templateID": NAME}
         )

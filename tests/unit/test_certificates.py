@@ -95,3 +95,10 @@ def test_what_is_no_domain(tmp_path: Path, domain: str) -> None:
     with pytest.raises(ConfigurationError, match="not a domain"):
         LocalAuthority(tmp_path).issue(domain)
     assert not list(tmp_path.iterdir())
+
+
+def test_no_wildcard_right_below_a_top_level_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="wildcard") as refused:
+        LocalAuthority(tmp_path).issue("localhost")
+    assert "sandbox.localhost" in (refused.value.remedy or "")
+    assert not list(tmp_path.iterdir())

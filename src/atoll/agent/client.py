@@ -90,9 +90,11 @@ class AgentClient:
         tag: str | None = None,
         pty: PtySize | None = None,
         stdin: bool = False,
+        lifetime: float | None = None,
     ) -> ProcessStream:
         """Run a program and return its output, once it really runs.
 
+        When it runs for more than `lifetime` seconds it is killed, whether anybody listens or not.
         Raises `Unauthenticated` for an unknown user, `InvalidInput` for a command or cwd that does
         not exist, `Forbidden` when the user may not, `Exhausted` when the sandbox can take no more
         processes or memory.
@@ -106,6 +108,7 @@ class AgentClient:
             "tag": tag,
             "pty": _size(pty) if pty is not None else None,
             "stdin": stdin,
+            "lifetime": 0 if lifetime is None else max(1, round(lifetime * 1000)),
         }
         channel, first = await self._calls.open("start", request, "start", ProcessNotFound)
         return self._stream(channel, first)

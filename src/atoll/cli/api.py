@@ -18,21 +18,25 @@ from atoll.cli.target import Target
 from atoll.errors import (
     AtollError,
     Conflict,
+    Exhausted,
     Forbidden,
     HostError,
     InvalidInput,
     NotFound,
-    RateLimited,
+    Overloaded,
     Unauthenticated,
 )
 
-_ERRORS: dict[int, type[AtollError]] = {
-    400: InvalidInput,
-    403: Forbidden,
-    404: NotFound,
-    409: Conflict,
-    429: RateLimited,
+_ERRORS: dict[int, tuple[type[AtollError], str]] = {
+    400: (InvalidInput, "change what it names; `--help` shows the options"),
+    401: (Unauthenticated, "give a good key: E2B_API_KEY or --api-key"),
+    403: (Forbidden, "give a key that may: E2B_API_KEY or --api-key"),
+    404: (NotFound, "`atoll sandbox list` shows the sandboxes there are; the template is `base`"),
+    409: (Conflict, "try again when that is over"),
+    429: (Exhausted, "end sandboxes that are not needed, or try again later"),
+    503: (Overloaded, "try again later"),
 }
+_FAILED = (HostError, "the server's log says more")
 _PAGE = 100
 CONNECTED_SECONDS = 300
 """How long a sandbox is kept at least that somebody connects to; E2B's own default."""
@@ -42,6 +46,7 @@ class ControlPlane:
     """One server's control plane."""
 
     def __init__(self, target: Target, *, timeout: float = 60) -> None:
+        self.url = target.api_url
         self._target = target
         self._timeout = timeout
 
@@ -149,6 +154,5 @@ def _parse(status: int, answer: bytes) -> Any:
 def _read_error(status: int, data: Any) -> AtollError:
     said = data.get("message") if isinstance(data, dict) else None
     message = str(said or f"the server answered with status {status}")
-    if status == 401:
-        return Unauthenticated(message, remedy="give a good key: E2B_API_KEY or --api-key")
-    return _ERRORS.get(status, HostError)(message)
+    kind, remedy = _ERRORS.get(status, _FAILED)
+    return kind(message, remedy=remedy)

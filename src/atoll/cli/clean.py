@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shutil
 from pathlib import Path
@@ -21,7 +22,10 @@ _FILES = (
     *("local.key", "server.json", "server.new", "server.lock", "volumes.key"),
 )
 _DIRECTORIES = ("isolation", "agent", "uploads")
+_TLS = "tls"
+_TLS_FILES = ("authority.pem", "authority.key", "trust.pem", "server.pem", "server.key")
 _MARK = "atoll.db"
+_SETTINGS = "atoll.toml"
 
 
 def clean(
@@ -41,23 +45,22 @@ def clean(
 
     settings = load_settings(data_dir=data_dir)
     directory = settings.data_dir
+    begun = directory.exists() and any(directory.iterdir())
+    stored = directory == settings.templates.parent and is_store(settings.templates)
+    if begun and not stored and not _is_data_dir(directory):
+        raise ConfigurationError(
+            f"{directory} is not a data directory of Atoll: nothing was removed",
+            remedy="name the directory that the server was started with: --data-dir",
+        )
     if is_store(settings.templates):
         uvloop.run(_end_builds(settings))
         if templates:
             for name in (*BUILT_IN, LAYERS, IMAGES):
                 shutil.rmtree(settings.templates / name, ignore_errors=True)
             typer.echo(f"removed the templates in {settings.templates}")
-    if not directory.exists() or not any(directory.iterdir()):
-        typer.echo(f"nothing to clean in {directory}")
+    if not begun or not _is_data_dir(directory):
+        typer.echo(f"nothing to clean in {directory}" + (" but templates" if stored else ""))
         return
-    if not (directory / _MARK).is_file() and not (directory / "isolation").is_dir():
-        if directory == settings.templates.parent and is_store(settings.templates):
-            typer.echo(f"nothing to clean in {directory} but the templates, which stay")
-            return
-        raise ConfigurationError(
-            f"{directory} is not a data directory of Atoll: nothing was removed",
-            remedy="name the directory that the server was started with: --data-dir",
-        )
     with lock_data_dir(directory):
         if (directory / "isolation").is_dir():
             uvloop.run(_purge(settings))
@@ -65,9 +68,27 @@ def clean(
             shutil.rmtree(directory / name, ignore_errors=True)
         for name in _FILES:
             (directory / name).unlink(missing_ok=True)
+        _remove_certificates(directory / _TLS)
     if not any(directory.iterdir()):
         directory.rmdir()
     typer.echo(f"cleaned {directory}")
+
+
+def _is_data_dir(directory: Path) -> bool:
+    """Whether a server or `atoll certs` has been at work here, for however short a time."""
+    if (directory / _MARK).is_file() or (directory / "isolation").is_dir():
+        return True
+    # Of a refused start there is a lock, and certificates may have been made before the first one.
+    begun = (directory / "server.lock").is_file() or (directory / _TLS / _TLS_FILES[0]).is_file()
+    return begun and {each.name for each in directory.iterdir()} <= {*_FILES, _TLS, _SETTINGS}
+
+
+def _remove_certificates(directory: Path) -> None:
+    for name in _TLS_FILES:
+        (directory / name).unlink(missing_ok=True)
+        (directory / f"{name}.new").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # somebody keeps his own there as well, or there is none
+        directory.rmdir()
 
 
 def is_store(templates: Path) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from atoll.cli.accounts import with_accounts
+from atoll.cli.masks import print_masks
 from atoll.cli.options import DataDir, Json
 from atoll.errors import InvalidInput
 
@@ -51,9 +52,6 @@ def list_keys(
     as_json: Json = False,
 ) -> None:
     """List the keys."""
-    from rich.console import Console
-    from rich.table import Column, Table
-
     found = with_accounts(data_dir, lambda accounts: accounts.keys.list())
     found = [key for key in found if team in (None, key.team)]
     if as_json:
@@ -69,11 +67,11 @@ def list_keys(
         ]
         typer.echo(json.dumps(rows))
         return
-    table = Table(Column("id", no_wrap=True, min_width=36), "team", "name", "key", "made")
-    for key in found:
-        made = f"{key.created_at:%Y-%m-%d %H:%M}"
-        table.add_row(key.key_id, key.team, key.name, str(key.mask), made)
-    Console().print(table)
+    shown = [
+        (key.key_id, str(key.mask), key.team, key.name, f"{key.created_at:%Y-%m-%d %H:%M}")
+        for key in found
+    ]
+    print_masks(("id", "key", "team", "name", "made"), shown)
 
 
 @app.command("revoke")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from atoll.cli.accounts import with_accounts
+from atoll.cli.masks import print_masks
 from atoll.cli.options import DataDir, Json
 
 if TYPE_CHECKING:
@@ -45,9 +46,6 @@ def create(
 @app.command("list")
 def list_tokens(data_dir: DataDir = None, as_json: Json = False) -> None:
     """List the access tokens."""
-    from rich.console import Console
-    from rich.table import Column, Table
-
     found = with_accounts(data_dir, lambda accounts: accounts.tokens.list())
     if as_json:
         rows = [
@@ -62,12 +60,17 @@ def list_tokens(data_dir: DataDir = None, as_json: Json = False) -> None:
         ]
         typer.echo(json.dumps(rows))
         return
-    table = Table(Column("id", no_wrap=True, min_width=36), "teams", "name", "token", "made")
-    for token in found:
-        made = f"{token.created_at:%Y-%m-%d %H:%M}"
-        teams = ", ".join(team.name for team in token.teams)
-        table.add_row(token.token_id, teams, token.name, str(token.mask), made)
-    Console().print(table)
+    shown = [
+        (
+            token.token_id,
+            str(token.mask),
+            ", ".join(team.name for team in token.teams),
+            token.name,
+            f"{token.created_at:%Y-%m-%d %H:%M}",
+        )
+        for token in found
+    ]
+    print_masks(("id", "token", "teams", "name", "made"), shown)
 
 
 @app.command("revoke")

@@ -1,6 +1,6 @@
 """The gateway: every request comes in here and goes to a port of a sandbox or to the control plane.
 
-control plane        any request that names no sandbox and is not signed by one's token
+control plane        any request that names no sandbox and is for no file of one
 E2B's agent API      port 49983 of a sandbox, spoken here on the host
 a service inside     any other port, over HTTP or WebSocket
 """
@@ -15,7 +15,7 @@ from atoll.doors.address import Address, Locator, Via
 from atoll.doors.answers import answer_closed_port, answer_empty, answer_gone, answer_json
 from atoll.doors.cors import answer_preflight, is_header_preflight, open_to_all
 from atoll.doors.e2b.access import check_traffic_token
-from atoll.doors.e2b.envd import ENVD_PORT, Envd, is_signed
+from atoll.doors.e2b.envd import ENVD_PORT, Envd, is_file
 from atoll.doors.lines import Lines, quiet_drops
 from atoll.doors.proxy import Proxy
 from atoll.errors import AtollError, Forbidden, InvalidInput, PortClosed, SandboxGone
@@ -56,7 +56,7 @@ class Gateway:
             return
         if address is not None:
             await self._answer(address, scope, receive, send)
-        elif is_signed(scope):
+        elif is_file(scope):
             live = self._service.all_live()
             await self._envd.answer_signed(live, scope, receive, open_to_all(scope, send))
         elif is_header_preflight(scope):

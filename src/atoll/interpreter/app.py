@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -69,6 +70,13 @@ def _take_variables(body: dict[str, Any]) -> dict[str, str]:
     return value
 
 
+def _find_directory(path: str) -> str:
+    directory = Path.home() / Path(path).expanduser()
+    if not directory.is_dir():
+        raise BadRequest(f"cwd: {directory} is not a directory of this sandbox")
+    return str(directory)
+
+
 def _take_language(body: dict[str, Any]) -> Language | None:
     name = _take_text(body, "language")
     if name is None:
@@ -115,6 +123,7 @@ class Interpreter:
     async def _create(self, request: web.Request) -> web.Response:
         body = await _read_object(request)
         cwd = _take_text(body, "cwd")
+        cwd = cwd and _find_directory(cwd)
         context = await self._contexts.create(_take_language(body) or PYTHON, cwd)
         return web.json_response(context.describe())
 
@@ -141,9 +150,13 @@ class Interpreter:
             # an error, not a stream.
             batch = await execution.take()
             await response.prepare(request)
-            while batch:
-                await response.write(b"".join(map(_encode, batch)))
-                batch = await execution.take()
+            try:
+                while batch:
+                    await response.write(b"".join(map(_encode, batch)))
+                    batch = await execution.take()
+            except (KernelUnavailable, UnknownContext) as failure:  # after signs of life
+                event = output.error(type(failure).__name__, str(failure))
+                await response.write(_encode(event))
         await response.write_eof(_encode(output.END))
         return response
 

@@ -50,6 +50,9 @@ class Context:
         self._lock = asyncio.Lock()
         self._has_variables = False
         self._giving_up: asyncio.Task[None] | None = None
+        self._closed = False
+        self._lost = False
+        """Whether state was lost of which nobody has been told."""
 
     def describe(self) -> dict[str, str]:
         """As the protocol shows it."""
@@ -61,25 +64,38 @@ class Context:
             await self._ensure_kernel()
 
     async def restart(self) -> None:
-        """Replace the kernel by a fresh one, whatever it is doing. Raises `KernelUnavailable`."""
+        """Replace the kernel by a fresh one, whatever it is doing.
+
+        Raises `KernelUnavailable`, and `UnknownContext` when the context was closed.
+        """
         await self._end_kernel()
         async with self._lock:
             await self._end_kernel()
             await self._ensure_kernel()
 
     async def close(self) -> None:
-        """End the kernel, whatever it is doing."""
+        """End the kernel, whatever it is doing, for good: who waits for a turn gets none."""
+        self._closed = True
         await self._end_kernel()
+        async with self._lock:  # a kernel that was being started has been ended as well
+            pass
 
     async def execute(self, code: str, variables: Variables) -> AsyncGenerator[output.Event]:
         """Run code and yield its events, without the last. Executions wait for each other.
 
-        Stop iterating (`aclose`) to interrupt it. Raises `KernelUnavailable`.
+        Stop iterating (`aclose`) to interrupt it. Raises `KernelUnavailable`, and `UnknownContext`
+        when the context was closed.
         """
         async with contextlib.AsyncExitStack() as turn:
             await turn.enter_async_context(self._lock)
             kernel = await self._ensure_kernel()
             self._give_variables(kernel)
+            if self._lost:
+                self._lost = False
+                yield output.note(
+                    "The execution before could not be interrupted: its kernel was replaced, and "
+                    "what was in it is lost.\n"
+                )
             if variables:
                 kernel.run_silently(self.language.set_variables(variables))
             messages = kernel.execute(code)
@@ -107,12 +123,18 @@ class Context:
                     kernel.run_silently(self.language.set_variables(self._undo(variables)))
 
     async def _ensure_kernel(self) -> Kernel:
+        if self._closed:
+            raise UnknownContext(self.context_id)
         if self._kernel is not None and self._kernel.died.is_set():
             await self._end_kernel()
         if self._kernel is None:
             if why := _read_texts(MISSING_FILE).get(self.language.kernel):
                 raise KernelUnavailable(f"this template has no {self.language.name} kernel: {why}")
-            self._kernel = await Kernel.start(self.language, cwd=self.cwd, env=os.environ)
+            kernel = await Kernel.start(self.language, cwd=self.cwd, env=os.environ)
+            if self._closed:
+                await kernel.stop()
+                raise UnknownContext(self.context_id)
+            self._kernel = kernel
             self._has_variables = False
         return self._kernel
 
@@ -136,14 +158,16 @@ class Context:
         """Interrupt until the kernel is idle, then let the next execution have its turn."""
         async with turn:
             for _ in range(_PATIENCE):
+                if kernel.died.is_set():
+                    self._lost = True
+                    return  # the next use replaces it
                 with contextlib.suppress(KernelDied, TimeoutError):
                     await kernel.interrupt()
                     async with asyncio.timeout(_INSIST_SECONDS):
                         await kernel.drain()
                     return
-                if kernel.died.is_set():
-                    return
             if self._kernel is kernel:
+                self._lost = True
                 await self._end_kernel()
 
 

@@ -6,6 +6,7 @@ released clients parse.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from .kernel import Message
@@ -36,6 +37,11 @@ def error(name: str, value: str, traceback: str = "") -> Event:
     return {"type": "error", "name": name, "value": value, "traceback": traceback}
 
 
+def note(text: str) -> Event:
+    """Something that the interpreter itself has to say."""
+    return {"type": "stderr", "text": text, "timestamp": datetime.now(UTC).isoformat()}
+
+
 def translate(message: Message) -> Event | None:
     """The event that a message becomes; None for one that clients do not see."""
     kind, content = message["msg_type"], message["content"]
@@ -50,6 +56,12 @@ def translate(message: Message) -> Event | None:
     if kind == "error":
         return error(
             content.get("ename", ""), content.get("evalue", ""), "".join(content["traceback"])
+        )
+    if kind == "execute_reply" and content["status"] != "ok":
+        return error(
+            content.get("ename") or "Error",
+            content.get("evalue") or "the code was not run",
+            "".join(content.get("traceback") or ()),
         )
     if kind == "execute_input":
         return {"type": "number_of_executions", "execution_count": content["execution_count"]}
@@ -69,7 +81,7 @@ def _result(bundle: dict[str, Any], *, is_main: bool) -> Event:
         if name is None:
             extra[mime] = value
         else:
-            event[name] = _unquote(value) if name == "text" else value
+            event[name] = _unquote(value) if name == "text" and isinstance(value, str) else value
     event["extra"] = extra
     event["is_main_result"] = is_main
     return event

@@ -7,8 +7,10 @@ kernel, under the module name `_interpreter`; nothing of it is in the user's nam
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import sys
+import traceback
 from typing import Any
 
 _WARM = ("numpy", "pandas", "matplotlib.pyplot", "PIL.Image", "e2b_charts", "orjson")
@@ -26,15 +28,25 @@ def set_variables(variables: dict[str, str | None]) -> None:
 
 def _as_data(frame: Any) -> Any:
     """A data frame as lists by column, with dates as text (E2B's `data` format)."""
+    return {
+        str(column): [_as_plain(each) for each in values.tolist()]
+        for column, values in frame.items()
+    }
+
+
+def _as_plain(value: Any) -> Any:
+    """A cell as something that JSON has: what it has not is text."""
     import pandas
 
-    columns = frame.to_dict(orient="list")
-    return {
-        column: [
-            each.isoformat() if isinstance(each, pandas.Timestamp) else each for each in values
-        ]
-        for column, values in columns.items()
-    }
+    if isinstance(value, (list, dict)):
+        return _as_json(value)
+    if pandas.isna(value) is True:
+        return None
+    if isinstance(value, (str, bool, int, float)):
+        return value if value not in (float("inf"), float("-inf")) else None
+    if hasattr(value, "isoformat") and not isinstance(value, pandas.Timedelta):
+        return value.isoformat()
+    return str(value)
 
 
 def _as_chart(figure: Any) -> Any:
@@ -100,6 +112,44 @@ def _show_saved_images(shell: Any) -> None:
     Image.Image.show = lambda self, *arguments, **options: None
 
 
+def pack(message: Any) -> bytes:
+    """A message as Jupyter's JSON. Text may hold what UTF-8 has no form for: it is escaped."""
+    from jupyter_client.session import json_default, orjson_packer
+
+    try:
+        packed: bytes = orjson_packer(message)
+    except UnicodeEncodeError:
+        packed = json.dumps(message, default=json_default).encode()
+    return packed
+
+
+def _show_groups(shell: Any) -> None:
+    """IPython prints groups of exceptions, and takes the execution for a success."""
+
+    def show(shell: Any, kind: Any, group: Any, trace: Any, tb_offset: Any = None) -> list[str]:
+        lines = traceback.format_exception(kind, group, trace)
+        shell._showtraceback(kind, group, lines)
+        return lines
+
+    shell.set_custom_exc((BaseExceptionGroup,), show)
+
+
+def _keep_running(shell: Any) -> None:
+    """`exit()` would end the kernel a moment later, in the middle of whatever runs then."""
+
+    def refuse() -> None:
+        print("exit: the kernel goes on; restart its context to begin anew", file=sys.stderr)
+
+    shell.ask_exit = refuse
+
+
+def _choose_fonts() -> None:
+    """A glyph that the first font lacks is taken from the next."""
+    import matplotlib
+
+    matplotlib.rcParams["font.family"] = ["DejaVu Sans", "Noto Sans CJK JP"]
+
+
 def load_ipython_extension(shell: Any) -> None:
     """Make the kernel ready. A library that the sandbox has lost leaves out what needs it."""
     shell.run_line_magic("matplotlib", "inline")
@@ -109,5 +159,9 @@ def load_ipython_extension(shell: Any) -> None:
         except Exception as error:
             print(f"interpreter: {name} can't be imported: {error}", file=sys.__stderr__)
     _add_formats(shell)
+    _keep_running(shell)
+    _show_groups(shell)
+    if "matplotlib.pyplot" in sys.modules:
+        _choose_fonts()
     if "PIL.Image" in sys.modules:
         _show_saved_images(shell)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import threading
@@ -105,7 +106,7 @@ def _has_file_system(kind: str) -> bool:
 
 
 def _check_control_groups() -> Iterator[Problem]:
-    name = f"atoll-check-{os.getpid()}"
+    name = f"atoll-check-{secrets.token_hex(4)}"
     groups = ControlGroups(name, find_hierarchies())
     if groups.missing:
         detail = f"the kernel offers none for {', '.join(groups.missing)}"

@@ -11,10 +11,13 @@ from pathlib import Path
 from atoll.errors import InvalidInput
 from atoll.isolation import namespaces
 
-_RESERVED = ("/proc", "/sys", "/dev", "/run/e2b", "/.atoll")
+_LIBRARIES = ("lib", "lib32", "lib64", "libx32")
+_RESERVED = (
+    *("/proc", "/sys", "/dev", "/run", "/etc", "/.atoll"),
+    *(f"{above}/{each}" for above in ("", "/usr") for each in ("bin", "sbin", *_LIBRARIES)),
+    "/usr/libexec",
+)
 """What the sandbox itself needs, with all that is below and above it."""
-_SYSTEM = ("/etc", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
-"""Each sandbox has its own files there, which are written when it starts."""
 _MOST = 16
 _LONGEST = 1024
 
@@ -86,7 +89,7 @@ def _refuse_link(root: int, known: str, path: str) -> None:
 
 
 def _check_place(path: str) -> None:
-    if path in _SYSTEM or any(_overlap(path, each) for each in _RESERVED):
+    if any(_overlap(path, each) for each in _RESERVED):
         raise InvalidInput(
             f"no volume can be mounted at {path!r}: the sandbox needs it",
             remedy="choose another path, such as /data",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Self
 
 from atoll.agent.model import Output, ProcessConfig, ProcessEnd, PtySize
 from atoll.agent.streams import ProcessStream
-from atoll.errors import AtollError
+from atoll.errors import AtollError, ProcessNotFound
 from atoll.sandboxes.model import Sandbox
 from atoll.sandboxes.startup import TAG, resume_start_output
 
@@ -61,9 +62,12 @@ async def start_process(
     tag: str | None = None,
     pty: PtySize | None = None,
     stdin: bool = False,
+    lifetime: float | None = None,
 ) -> StartedProcess:
     """Run a program, see `AgentClient.start_process`, and write it down."""
-    stream = await sandbox.agent.start_process(config, user=user, tag=tag, pty=pty, stdin=stdin)
+    stream = await sandbox.agent.start_process(
+        config, user=user, tag=tag, pty=pty, stdin=stdin, lifetime=lifetime
+    )
     if sandbox.logbook is not None:
         sandbox.logbook.process_started(sandbox.sandbox_id, stream.pid, config)
     return StartedProcess(sandbox, stream)
@@ -80,7 +84,8 @@ async def _follow_all(sandbox: Sandbox) -> None:
     try:
         for process in await sandbox.agent.list_processes():
             if process.tag == TAG and sandbox.template.start_command is not None:
-                await resume_start_output(sandbox, process.pid)
+                with suppress(ProcessNotFound):  # it has ended since it was listed
+                    await resume_start_output(sandbox, process.pid)
             else:
                 _follow(sandbox, process.pid)
     except AtollError:  # gone, or an agent that lies: then there is nothing to write down

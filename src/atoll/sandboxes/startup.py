@@ -10,7 +10,7 @@ from typing import Any
 
 from atoll.agent.model import Output, ProcessConfig, ProcessEnd
 from atoll.agent.streams import ProcessStream
-from atoll.errors import AtollError, HostError
+from atoll.errors import AtollError, HostError, SandboxGone
 from atoll.sandboxes.model import Sandbox
 from atoll.templates.model import Template
 from atoll.templates.profile import profile_files
@@ -59,7 +59,9 @@ class StartOutput:
             self.end.set_exception(error)
             self.end.exception()  # whether anybody waits for it or not
         finally:
-            self.end.cancel()
+            if not self.end.done():  # not a cancellation: whoever waits for it was not cancelled
+                self.end.set_exception(SandboxGone(f"sandbox {self._sandbox.sandbox_id} has ended"))
+                self.end.exception()
 
     def _take(self, output: Output) -> None:
         self._last = (self._last + output.data)[-_LAST_BYTES:]

@@ -137,7 +137,10 @@ class KeyStore:
 def check_name(name: str) -> None:
     """Raise `InvalidInput` for what can't name a key or a token."""
     if not name.strip() or len(name) > _MAX_NAME or not name.isprintable():
-        raise InvalidInput(f"a name has from 1 to {_MAX_NAME} printable characters")
+        raise InvalidInput(
+            f"a name has from 1 to {_MAX_NAME} printable characters",
+            remedy="give one that says what it is for",
+        )
 
 
 def check_reach(connection: Connection, token_id: str, team_ids: Collection[str]) -> None:

@@ -62,7 +62,7 @@ class TokenStore:
         """
         check_name(name)
         if not team_ids:
-            raise InvalidInput("an access token needs at least one team")
+            raise InvalidInput("an access token needs at least one team", remedy="name a team")
         secret = new_secret(TOKEN_PREFIX)
         row = {
             "token_id": str(uuid.uuid4()),

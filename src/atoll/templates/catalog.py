@@ -11,7 +11,7 @@ from atoll.errors import TemplateNotFound
 from atoll.templates import interpreter
 from atoll.templates.base import NAME, PRUNE_GRACE, ensure_base, load_base, prune_base
 from atoll.templates.interpreter import OpenDriver
-from atoll.templates.layered import read_layered
+from atoll.templates.layered import read_all_layered, read_layered
 from atoll.templates.model import Template, derive_id
 
 BUILT_IN = (NAME, interpreter.NAME)
@@ -65,10 +65,10 @@ class TemplateCatalog:
         """Remove old builds, except those with a layer `in_use`; returns what was removed."""
         standing = {layer for template in self._templates.values() for layer in template.layers}
         used = {*in_use, *standing}
-        return [
-            *await interpreter.prune_interpreter(self._store, in_use=used, grace=PRUNE_GRACE),
-            *await prune_base(self._store, in_use=used),
-        ]
+        removed = await interpreter.prune_interpreter(self._store, in_use=used, grace=PRUNE_GRACE)
+        for build in read_all_layered(self._store / interpreter.NAME):
+            used.update(build.template.layers)  # without the one below, it would be no build
+        return [*removed, *await prune_base(self._store, in_use=used)]
 
     async def tidy(self, open_driver: OpenDriver) -> None:
         """End what killed builds left running."""

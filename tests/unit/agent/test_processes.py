@@ -368,6 +368,25 @@ async def test_a_signal_reaches_the_group(guest: Guest) -> None:
         await guest.client.signal(stream.pid, signal.SIGTERM)
 
 
+async def test_a_lifetime_ends_the_group_whether_anybody_listens_or_not(guest: Guest) -> None:
+    stream = await guest.client.start_process(
+        shell("sleep 60 & sleep 60 & echo up; wait"), user="user", lifetime=0.5
+    )
+    await read_until(stream, b"up\n")
+    await stream.close()
+    async with asyncio.timeout(5):
+        while processes_below(guest.pid):
+            await asyncio.sleep(0.01)
+
+
+async def test_a_lifetime_is_over_with_the_process(guest: Guest) -> None:
+    """Its number may be another's when the time comes: nothing is killed then."""
+    stream = await guest.client.start_process(shell("sleep 3 & echo up"), user="user", lifetime=0.3)
+    await read_until(stream, b"up\n")
+    async with asyncio.timeout(10):
+        assert (await collect(stream)).end.exit_code == 0
+
+
 async def test_output_held_open_by_a_grandchild_keeps_the_process(guest: Guest) -> None:
     stream = await guest.client.start_process(
         shell("(sleep 0.5; echo late) & echo now"), user="user"

@@ -67,6 +67,17 @@ def test_headers_above_the_bound_are_answered(dial: Callable[[], socket.socket])
     assert json.loads(body)["code"] == 431
 
 
+@pytest.mark.parametrize("more", [b"", b"Connection: Upgrade\r\nUpgrade: websocket\r\n"])
+def test_a_head_counts_however_it_comes(dial: Callable[[], socket.socket], more: bytes) -> None:
+    """In one go with its end, and with a body and another request behind it."""
+    lines = b"Host: a\r\nContent-Length: 4\r\n" + b"".join(_LINE % n for n in range(70)) + more
+    with dial() as sock:
+        sock.sendall(b"POST / HTTP/1.1\r\n" + lines + b"\r\nbodyGET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        said = read_all(sock)
+    assert said.startswith(b"HTTP/1.1 431 ")
+    assert said.count(b"HTTP/1.1 ") == 1
+
+
 @pytest.mark.parametrize("after", [b"0\r\n", b"1\r\nx\r\n0\r\n"])
 def test_trailers_without_end(dial: Callable[[], socket.socket], after: bytes) -> None:
     before = memory()

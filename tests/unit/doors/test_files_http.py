@@ -164,6 +164,14 @@ def test_strangers_learn_nothing(
     assert path.read_text() == "secret"
 
 
+def test_a_url_that_names_no_sandbox(doors: Doors) -> None:
+    for method in ("GET", "POST"):
+        answer = httpx.request(method, f"{doors.url}/files", params={"path": "/tmp/x"})
+        assert answer.status_code == 401
+        assert "names no sandbox" in answer.json()["message"]
+        assert "E2b-Sandbox-Id" in answer.json()["message"]
+
+
 def test_browsers_may_use_signed_urls(doors: Doors, sandbox: Sandbox, tmp_path: Path) -> None:
     query = signed(sandbox, tmp_path / "f", "write", None, None)
     asked = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}

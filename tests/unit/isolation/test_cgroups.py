@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import uuid
 from pathlib import Path
 
 import pytest
@@ -108,7 +109,7 @@ def test_tcp_is_limited_where_it_is_an_account_of_its_own(tmp_path: Path) -> Non
 
 
 def test_only_members_are_killed() -> None:
-    groups = ControlGroups(f"atoll-test-{os.getpid()}", find_hierarchies())
+    groups = ControlGroups(f"atoll-test-{uuid.uuid4().hex[:8]}", find_hierarchies())
     with subprocess.Popen(["sleep", "60"]) as member, subprocess.Popen(["sleep", "60"]) as other:
         try:
             for hierarchy in groups.hierarchies:
@@ -134,7 +135,7 @@ def test_only_members_are_killed() -> None:
 
 
 def test_real_groups_are_emptied_and_removed() -> None:
-    groups = ControlGroups(f"atoll-test-{os.getpid()}", find_hierarchies())
+    groups = ControlGroups(f"atoll-test-{uuid.uuid4().hex[:8]}", find_hierarchies())
     for hierarchy in groups.hierarchies:
         (hierarchy.mount / groups.path("box")[1:] / "below").mkdir(parents=True)
     assert groups.names() == {"box"}

@@ -39,6 +39,17 @@ def test_where_a_link_must_not_lead(tmp_path: Path, link: str, target: str, path
         resolve_mount_points(tmp_path, [path])
 
 
+def test_what_the_sandbox_needs_is_not_hidden(tmp_path: Path) -> None:
+    (tmp_path / "usr/bin").mkdir(parents=True)
+    (tmp_path / "bin").symlink_to("usr/bin")
+    needed = "/usr /bin /bin/x /sbin /lib /lib64 /usr/lib/x /etc /etc/x /run /run/x /proc /sys /dev"
+    for path in needed.split():
+        with pytest.raises(InvalidInput, match="the sandbox needs it"):
+            resolve_mount_points(tmp_path, [path])
+    free = ["/home/user/x", "/mnt/x", "/data", "/usr/local/share/x", "/usr/src/app", "/library"]
+    assert resolve_mount_points(tmp_path, free) == free
+
+
 def test_two_ways_to_one_place(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "link").symlink_to("data")

@@ -13,6 +13,8 @@ TYPE_CHECKING = False  # The typing module itself is not in the runtime director
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    Timer = tuple[float, Callable[[], None]]
+
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
 HANGUP = select.EPOLLRDHUP
@@ -26,7 +28,7 @@ class Loop:
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[int], None]] = {}
         self._masks: dict[int, int] = {}
-        self._timers: list[tuple[float, Callable[[], None]]] = []
+        self._timers: list[Timer] = []
         self._running = False
 
     def watch(self, fd: int, mask: int, callback: Callable[[int], None]) -> None:
@@ -52,9 +54,17 @@ class Loop:
             del self._masks[fd]
             self._epoll.unregister(fd)
 
-    def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
-        """Call once, not before the time has passed. There are only ever a few timers."""
-        self._timers.append((time.monotonic() + seconds, callback))
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        """Call once, not before the time has passed. There are only ever a few timers: one for each
+        program whose time is limited is the most there is."""
+        timer = (time.monotonic() + seconds, callback)
+        self._timers.append(timer)
+        return timer
+
+    def cancel(self, timer: Timer) -> None:
+        """Don't call any more. Does nothing when it has been called."""
+        if timer in self._timers:
+            self._timers.remove(timer)
 
     def stop(self) -> None:
         """Leave `run` after the callbacks at hand."""

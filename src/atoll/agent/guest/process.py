@@ -29,8 +29,14 @@ class Process:
     """One program: its pipes, its clients, what it wrote while nobody listened."""
 
     def __init__(
-        self, processes: Processes, program: Program, config: dict[str, object], tag: str | None
+        self,
+        processes: Processes,
+        program: Program,
+        config: dict[str, object],
+        tag: str | None,
+        lifetime: int,
     ) -> None:
+        """`lifetime` is in milliseconds; 0 is as long as it wants."""
         started = spawn(program, (STDOUT, STDERR, PTY))
         self.pid = started.pid
         self.config = config
@@ -48,6 +54,7 @@ class Process:
         self._input_fd = started.input
         self._input_queue: list[tuple[Input, memoryview]] = []
         self._closing_input = False
+        self._timer = self._loop.call_later(lifetime / 1000, self._expire) if lifetime else None
         processes.add(self)
         processes.agent.children[self.pid] = self._on_exit
         for fd in self._outputs:
@@ -153,6 +160,8 @@ class Process:
 
     def _on_exit(self, status: int) -> None:
         self._status = status
+        if self._timer is not None:
+            self._loop.cancel(self._timer)
         self._drain()
         self._check_end()
 
@@ -292,6 +301,11 @@ class Process:
             raise Refusal("not_found", f"process with pid {self.pid} not found") from error
         except OSError as error:
             raise Refusal("invalid_argument", f"signal {number}: {describe(error)}") from error
+
+    def _expire(self) -> None:
+        """The time that its client gave it is over."""
+        if self._status is None:
+            self.signal(SIGKILL)
 
     def _abandon(self) -> None:
         """Its group is dead, but someone outside it (a daemon, a job) still holds the pipes or the

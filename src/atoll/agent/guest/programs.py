@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .connection import Connection
 
 _HIGHEST_PID = 2**22
+_LONGEST_LIFETIME = 2**53
 
 
 def greet(agent: Agent, connection: Connection, request: dict[str, object]) -> None:
@@ -48,7 +49,8 @@ def start(agent: Agent, connection: Connection, request: dict[str, object]) -> N
         stdin=request.get("stdin") is True,
     )
     config: dict[str, object] = {"cmd": cmd, "args": args, "envs": envs, "cwd": cwd}
-    Process(agent.processes, program, config, tag).attach(connection)
+    lifetime = number(request, "lifetime", 0, _LONGEST_LIFETIME)
+    Process(agent.processes, program, config, tag, lifetime).attach(connection)
 
 
 def attach(agent: Agent, connection: Connection, request: dict[str, object]) -> None:

@@ -58,7 +58,7 @@ def create(
     from atoll.cli.sandbox.terminal import require_terminal
 
     if auto_resume and on_timeout is not OnTimeout.PAUSE:
-        raise InvalidInput("--lifecycle.autoresume needs --lifecycle.ontimeout pause")
+        raise typer.BadParameter("--lifecycle.autoresume needs --lifecycle.ontimeout pause")
     target = locate_target(data_dir, api_url, api_key)
     api = ControlPlane(target)
     alone = detach or as_json
@@ -71,7 +71,14 @@ def create(
         body |= {"autoPause": True, "autoResume": {"enabled": auto_resume}}
     if alone:
         body["envVars"] = parse_pairs(env)
-    made = api.call("POST", "v2", "sandboxes", body=body)
+    try:
+        made = api.call("POST", "v2", "sandboxes", body=body)
+    except InvalidInput as error:
+        if not error.message.startswith("autoPause "):
+            raise
+        raise InvalidInput(
+            "this server can't pause sandboxes", remedy="leave --lifecycle.ontimeout pause out"
+        ) from None
     sandbox_id = made["sandboxID"]
     if alone:
         print_json(made) if as_json else typer.echo(sandbox_id)

@@ -11,8 +11,9 @@ from atoll.cli.options import DataDir, Json
 from atoll.cli.pairs import Metadata, encode_metadata
 from atoll.cli.printing import print_json
 from atoll.cli.sandbox.completion import SandboxIds
+from atoll.cli.sandbox.filters import check_states
 from atoll.cli.target import ApiKey, ApiUrl, locate_target
-from atoll.errors import InvalidInput, NotFound
+from atoll.errors import NotFound
 
 
 def kill(
@@ -21,7 +22,11 @@ def kill(
     state: Annotated[
         str | None,
         typer.Option(
-            "--state", "-s", help="With --all: running, paused, or both.", show_default="running"
+            "--state",
+            "-s",
+            help="With --all: running, paused, or both.",
+            show_default="running",
+            callback=check_states,
         ),
     ] = None,
     metadata: Metadata = None,
@@ -32,9 +37,9 @@ def kill(
 ) -> None:
     """End sandboxes for good. The status is 1 when one of those named is not there."""
     if bool(sandbox_ids) == every:
-        raise InvalidInput("name sandboxes, or give --all", remedy="one of both, not both")
+        raise typer.BadParameter("name sandboxes, or give --all: one of both, not both")
     if not every and (state or metadata):
-        raise InvalidInput("--state and --metadata are for --all")
+        raise typer.BadParameter("--state and --metadata are for --all")
     api = ControlPlane(locate_target(data_dir, api_url, api_key))
     if every:
         fitting = api.list(state=state or "running", metadata=encode_metadata(metadata))
@@ -58,4 +63,5 @@ def kill(
     if missing and not every:
         for name in missing:
             typer.echo(f"atoll: there is no sandbox {name}", err=True)
+        typer.echo("FIX: `atoll sandbox list` shows the sandboxes there are", err=True)
         raise typer.Exit(1)

@@ -20,7 +20,6 @@ from atoll.cli.pairs import Envs, parse_pairs
 from atoll.cli.printing import print_json
 from atoll.cli.sandbox.completion import SandboxId
 from atoll.cli.target import ApiKey, ApiUrl, locate_target
-from atoll.errors import InvalidInput
 
 if TYPE_CHECKING:
     from atoll.cli.sandbox.programs import Program, Sandbox
@@ -54,13 +53,13 @@ def execute(
     from atoll.cli.sandbox.terminal import open_terminal
 
     if tty and (background or as_json):
-        raise InvalidInput("--tty goes with neither --background nor --json")
+        raise typer.BadParameter("--tty goes with neither --background nor --json")
     target = locate_target(data_dir, api_url, api_key)
     api = ControlPlane(target)
     if command[0] == "--":
         del command[0]
     if not command:
-        raise InvalidInput("there is no command to run")
+        raise typer.BadParameter("there is no command to run")
     text = command[0] if len(command) == 1 else shlex.join(command)
     piped = _is_piped(sys.stdin.fileno()) and not tty
     program = Program(("-l", "-c", text), user, cwd, parse_pairs(env), stdin=piped)
@@ -69,7 +68,7 @@ def execute(
         raise typer.Exit(open_terminal(api, target, made, program))
 
     async def work() -> int:
-        async with Sandbox(target, made) as sandbox:
+        async with Sandbox(api, target, made) as sandbox:
             return await _Execution(sandbox, as_json, background).run(program)
 
     raise typer.Exit(asyncio.run(work()))

@@ -14,6 +14,7 @@ from atoll.cli.options import DataDir, Json
 from atoll.cli.pairs import Metadata, encode_metadata
 from atoll.cli.printing import clean, format_pairs, format_time, print_json, print_table
 from atoll.cli.sandbox.completion import SandboxId
+from atoll.cli.sandbox.filters import check_moment, check_states
 from atoll.cli.target import ApiKey, ApiUrl, locate_target
 
 _SECRETS = ("envdAccessToken", "trafficAccessToken")
@@ -29,14 +30,20 @@ class Order(StrEnum):
 
 def list_sandboxes(
     state: Annotated[
-        str, typer.Option("--state", "-s", help="running, paused, or both with a comma.")
+        str,
+        typer.Option(
+            "--state", "-s", help="running, paused, or both with a comma.", callback=check_states
+        ),
     ] = "running",
     metadata: Metadata = None,
     template: Annotated[
         str | None, typer.Option("--template", "-t", help="Only those of a template.")
     ] = None,
     started_after: Annotated[
-        str | None, typer.Option("--started-after", help="Only those since, as RFC 3339.")
+        str | None,
+        typer.Option(
+            "--started-after", help="Only those since, as RFC 3339.", callback=check_moment
+        ),
     ] = None,
     order: Annotated[Order, typer.Option("--order", "-o", help="By start.")] = Order.DESC,
     limit: Annotated[

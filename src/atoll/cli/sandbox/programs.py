@@ -5,6 +5,7 @@ Spoken is the same Connect-RPC as by the official SDK, which would decode the ou
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -16,10 +17,18 @@ from connectrpc.errors import ConnectError
 from protobuf import Oneof
 from pyqwest import Client, HTTPTransport
 
+from atoll.cli.api import ControlPlane
 from atoll.cli.target import Target
 from atoll.doors.e2b.gen import process_pb as pb
 from atoll.doors.e2b.gen.process_connect import ProcessClient
-from atoll.errors import AtollError, HostError, InvalidInput, NotFound, Unauthenticated
+from atoll.errors import (
+    AtollError,
+    HostError,
+    InvalidInput,
+    NotFound,
+    SandboxGone,
+    Unauthenticated,
+)
 
 _KEEPALIVE_SECONDS = 30
 _KINDS: dict[Code, type[AtollError]] = {
@@ -46,9 +55,11 @@ class Program:
 class Sandbox:
     """One running sandbox, as its envd shows it. An async context manager."""
 
-    def __init__(self, target: Target, made: dict[str, Any]) -> None:
+    def __init__(self, api: ControlPlane, target: Target, made: dict[str, Any]) -> None:
+        self._api = api
+        self._sandbox_id: str = made["sandboxID"]
         self._headers = {
-            "E2b-Sandbox-Id": made["sandboxID"],
+            "E2b-Sandbox-Id": self._sandbox_id,
             "E2b-Sandbox-Port": "49983",
             "X-Access-Token": made.get("envdAccessToken") or "",
         }
@@ -104,10 +115,31 @@ class Sandbox:
                 elif event.field == "end":
                     status = _read_status(event.value)
         except ConnectError as error:
-            raise _explain(error) from None
+            if error.code in _KINDS:
+                remedy = "see to --user, --cwd and --env, which `--help` describes"
+                raise _KINDS[error.code](error.message, remedy=remedy) from None
+            raise await self._explain_end(error.message) from None
         if status is None:
-            raise HostError("the stream ended too early: the sandbox has ended, or the server has")
+            raise await self._explain_end("the program's output ended too early")
         return status
+
+    async def _explain_end(self, message: str) -> AtollError:
+        """Why a stream broke off: whoever reads it cares for the sandbox, not for HTTP."""
+        try:
+            await asyncio.to_thread(self._api.call, "GET", "sandboxes", self._sandbox_id)
+        except NotFound:
+            return SandboxGone(
+                f"sandbox {self._sandbox_id} has ended",
+                remedy="`atoll sandbox list` shows those that run; `… create` makes one",
+            )
+        except HostError:
+            return HostError(
+                f"the server is gone: {self._api.url} does not answer any more",
+                remedy="start it again; sandboxes live on, unless it was told to end them",
+            )
+        except AtollError as error:
+            return error
+        return HostError(message, remedy="try again: the sandbox is still there")
 
     async def feed(self, pid: int, pieces: AsyncIterator[bytes], *, pty: bool) -> None:
         """Write to a program's input until there is no more; a program that takes none is no error.

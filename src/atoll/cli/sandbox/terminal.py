@@ -117,7 +117,7 @@ class _Terminal:
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             loop.add_signal_handler(number, self._leave, f"left on signal {number}", 128 + number)
         loop.add_signal_handler(signal.SIGWINCH, self._resized.set)
-        async with Sandbox(self._target, self._made) as sandbox:
+        async with Sandbox(self._api, self._target, self._made) as sandbox:
             helpers = [asyncio.create_task(self._keep_alive())]
 
             async def on_start(pid: int) -> None:

@@ -28,6 +28,7 @@ _NO_TOKEN = (
     "unauthorized access, please provide a valid access token or method signing if supported"  # noqa: S105
 )
 
+_NO_SANDBOX = "the request names no sandbox"
 _BAD_SIGNATURE = "invalid signature"
 _EXPIRATION = re.compile(r"[0-9]{1,15}")
 _SIGNATURE = re.compile(r"v1_[A-Za-z0-9+/]{43}")
@@ -59,7 +60,12 @@ def find_signed(
     the same time whether it is the one or not, and no sandbox is found by no token. Whether the
     signature has expired is for `check_file_access` to see. Raises `Unauthenticated`.
     """
-    signature, expiration = query.get("signature", ""), query.get("signature_expiration")
+    if "signature" not in query:
+        raise Unauthenticated(
+            _NO_SANDBOX,
+            remedy="send E2b-Sandbox-Id and E2b-Sandbox-Port with the token, or sign the URL",
+        )
+    signature, expiration = query["signature"], query.get("signature_expiration")
     found = None
     # What can't be is refused before it costs anything: the rest is done once per sandbox.
     if _SIGNATURE.fullmatch(signature) and (

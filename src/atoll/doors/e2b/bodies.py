@@ -38,5 +38,10 @@ async def parse_body(request: Request, model: type[Body]) -> Body:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise InvalidInput(
+                f"{where[:200]} is no option that this server knows",
+                remedy="check its spelling, or leave it out",
+            ) from None
         what = f"{where}: {first['msg']}" if where else first["msg"]
         raise InvalidInput(f"the body is not what this route takes: {what}") from None

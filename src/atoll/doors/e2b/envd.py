@@ -155,13 +155,9 @@ class Envd:
         await self._lines.run(sandbox, send, work)
 
 
-def is_signed(scope: Scope) -> bool:
-    """Whether a request is for a file, by signature."""
-    return (
-        scope["type"] == "http"
-        and scope["path"] == "/files"
-        and b"signature=" in scope["query_string"]
-    )
+def is_file(scope: Scope) -> bool:
+    """Whether a request is for a file of a sandbox."""
+    return bool(scope["type"] == "http" and scope["path"] == "/files")
 
 
 def _read_query(scope: Scope) -> dict[str, str]:

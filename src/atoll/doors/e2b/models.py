@@ -34,6 +34,15 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
 
+class _Options(BaseModel):
+    """A body, or a part of one, in which an unknown field is an error.
+
+    What it would have restricted, a program that asked for it would run without.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
 def _check_network(value: str) -> str:
     try:
         network = ipaddress.ip_network(value, strict=False)
@@ -49,12 +58,14 @@ def _check_network(value: str) -> str:
 Network = Annotated[str, StringConstraints(max_length=64)]
 
 
-class EgressBody(_Body):
+class EgressBody(_Options):
     """What the sandbox may reach."""
 
     allowOut: list[Network] | None = None
     denyOut: list[Network] | None = None
+    dnsServers: list[Any] | None = None
     egressProxy: dict[str, Any] | None = None
+    httpsPorts: list[Any] | None = None
     rules: dict[str, Any] | None = None
 
     @field_validator("allowOut", "denyOut")
@@ -64,9 +75,11 @@ class EgressBody(_Body):
 
     def to_egress(self, internet: bool | None) -> Egress:
         """Raises `InvalidInput` for what can't be honoured: ignoring it would open a hole."""
-        for name in ("egressProxy", "rules"):
+        for name in ("dnsServers", "egressProxy", "httpsPorts", "rules"):
             if getattr(self, name):
-                raise InvalidInput(f"network.{name} is not supported by this server")
+                raise InvalidInput(
+                    f"network.{name} is not supported by this server", remedy="leave it out"
+                )
         return Egress(
             internet=internet is not False,
             allow=tuple(self.allowOut or ()),
@@ -89,21 +102,28 @@ class NetworkUpdateBody(EgressBody):
     allow_internet_access: bool | None = None
 
 
-class VolumeMountBody(_Body):
+class VolumeMountBody(_Options):
     """A volume in a create."""
 
     name: Annotated[str, StringConstraints(max_length=128)]
     path: Annotated[str, StringConstraints(max_length=4096)]
 
 
-class NewSandboxBody(_Body):
+class AutoResumeBody(_Options):
+    """Whether a paused sandbox wakes by itself."""
+
+    enabled: bool | None = None
+
+
+class NewSandboxBody(_Options):
     """`POST /sandboxes` and `POST /v2/sandboxes`."""
 
     templateID: Annotated[str, StringConstraints(min_length=1, max_length=256)]
     timeout: Seconds | None = None
     autoPause: bool | None = None
     autoPauseMemory: bool | None = None
-    autoResume: dict[str, Any] | None = None
+    """What a pause would keep. Without `autoPause`, which is refused, it means nothing."""
+    autoResume: AutoResumeBody | None = None
     secure: bool | None = None
     allow_internet_access: bool | None = None
     network: NetworkBody | None = None
@@ -136,7 +156,7 @@ class NewSandboxBody(_Body):
         """Raises `InvalidInput` for an option that would be silently lost."""
         asked = {
             "autoPause": self.autoPause,
-            "autoResume": bool(self.autoResume and self.autoResume.get("enabled")),
+            "autoResume": bool(self.autoResume and self.autoResume.enabled),
             "mcp": self.mcp,
             "iam": self.iam,
         }

@@ -131,7 +131,7 @@ class Outflow:
 
 
 def _deadline_passed() -> ConnectError:
-    message = "the time for the stream is over; the process goes on"
+    message = "the time that the client gave is over"
     return ConnectError(Code.DEADLINE_EXCEEDED, message)
 
 

@@ -27,6 +27,9 @@ _Stdout: TypeAlias = Oneof[Literal["stdout"], bytes]
 _Stderr: TypeAlias = Oneof[Literal["stderr"], bytes]
 _Pty: TypeAlias = Oneof[Literal["pty"], bytes]
 
+_KILL_GRACE_SECONDS = 0.25
+"""The client is told first that the time is over: the end of a killed program says less."""
+
 Response = TypeVar("Response", pb.StartResponse, pb.ConnectResponse)
 
 
@@ -42,7 +45,11 @@ class Processes(Process):
     def start(
         self, request: pb.StartRequest, ctx: RequestContext[Any, Any]
     ) -> AsyncGenerator[pb.StartResponse]:
-        """Run a command and stream its output; it outlives the stream."""
+        """Run a command and stream its output; it outlives the stream.
+
+        But not the time that its client gives: that is the command's own, as in E2B's envd, so that
+        no runaway program is left behind by a caller who set it a limit.
+        """
 
         async def begin() -> StartedProcess:
             # Clients that leave `stdin` out are older than the field and expect an open stdin.
@@ -54,8 +61,10 @@ class Processes(Process):
                 tag=request.tag if request.has_field("tag") else None,
                 pty=_pty_size(request.pty) if request.pty is not None else None,
                 stdin=stdin,
+                lifetime=None if left is None else left / 1000 + _KILL_GRACE_SECONDS,
             )
 
+        left = ctx.timeout_ms
         return self._follow(begin, pb.StartResponse, ctx)
 
     def connect(

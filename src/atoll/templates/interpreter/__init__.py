@@ -51,7 +51,7 @@ what an earlier one left there as well."""
 _RESOURCES = Resources(memory_mb=2048)
 _BUILD_RESOURCES = Resources(cpu_count=4, memory_mb=4096, disk_mb=10240)
 
-START = f"cd && exec python3 -I {_HOME}/start.py"
+START = f"cd && exec {_HOME}/start"
 READY = "curl -sf -o /dev/null http://localhost:49999/health"
 
 _APT = "apt-get install -qq -y --no-install-recommends"
@@ -66,6 +66,13 @@ import sys
 
 sys.path[:0] = ["{_HOME}", "{_HOME}/lib"]
 runpy.run_module("interpreter", run_name="__main__")
+"""
+
+_START_AGAIN = f"""\
+#!/bin/sh
+# Again when it was ended, as by `pkill python`; not when it could not start, which is status 1.
+while python3 -I {_HOME}/start.py; [ $? -ne 1 ]; do sleep 0.2; done
+exit 1
 """
 
 
@@ -96,7 +103,7 @@ LANGUAGES = (
             *("/usr/bin/python3", "-m", "ipykernel_launcher", "-f", "{connection_file}"),
             # Nothing of an execution is kept on the disk, and nobody reads colours.
             *("--HistoryManager.hist_file=:memory:", "--InteractiveShell.colors=nocolor"),
-            "--IPKernelApp.extensions=_interpreter",
+            *("--IPKernelApp.extensions=_interpreter", "--Session.packer=_interpreter.pack"),
         ),
     ),
     Language(
@@ -275,6 +282,8 @@ async def _install(workshop: Workshop, progress: Callable[[str], None]) -> None:
     for file in sorted(_PROGRAM.glob("*.py")):
         await workshop.put(f"{_HOME}/interpreter/{file.name}", file.read_bytes())
     await workshop.put(f"{_HOME}/start.py", _START_PROGRAM.encode())
+    await workshop.put(f"{_HOME}/start", _START_AGAIN.encode())
+    await workshop.run(f"chmod 755 {_HOME}/start")
     # The part that runs in the kernels is a module of their own Python.
     await workshop.run(f"mv {_HOME}/interpreter/preparation.py {_SITE}/_interpreter.py")
     missing: dict[str, str] = {}
