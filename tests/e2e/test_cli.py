@@ -84,10 +84,18 @@ def test_the_demonstration(tmp_path: Path) -> None:
 
 def test_doctor(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "atoll", "doctor", "--data-dir", str(tmp_path)]
-    environ = {**os.environ, "ATOLL_TEMPLATE_DIR": TEMPLATES}
+    # A machine without what only some templates need: it is named, and no more than that.
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for directory in os.environ["PATH"].split(":"):
+        for program in Path(directory).glob("*"):
+            if program.name != "skopeo" and not (programs / program.name).is_symlink():
+                (programs / program.name).symlink_to(program)
+    environ = {**os.environ, "ATOLL_TEMPLATE_DIR": TEMPLATES, "PATH": str(programs)}
     told = subprocess.run(command, capture_output=True, text=True, env=environ)
     assert told.returncode == 0, told.stdout + told.stderr
     assert "a sandbox booted" in told.stdout
+    assert "note  skopeo is not installed" in told.stdout
     # A machine without nft: the problem is named, with what to do.
     environ["PATH"] = "/nonexistent"
     told = subprocess.run(command, capture_output=True, text=True, env=environ)

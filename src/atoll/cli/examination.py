@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -20,6 +21,7 @@ from atoll.parts import build_driver
 from atoll.sandboxes.model import new_sandbox_id
 from atoll.settings import Settings, load_settings
 from atoll.templates.catalog import TemplateCatalog
+from atoll.templates.images import skopeo
 
 
 def examine(data_dir: Path | None) -> bool:
@@ -45,6 +47,9 @@ async def _examine(settings: Settings) -> bool:
         remedy = error.remedy if isinstance(error, AtollError) else None
         typer.echo(f"FIX: {remedy or 'the log of the server says more'}")
         return False
+    if shutil.which(skopeo.PROGRAM) is None:
+        typer.echo(f"note  {skopeo.PROGRAM} is not installed: no container images can be fetched")
+        typer.echo(f"FIX: apt-get install {skopeo.PROGRAM}")
     return True
 
 

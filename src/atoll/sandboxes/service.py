@@ -25,12 +25,7 @@ from atoll.sandboxes.processes import resume_following
 from atoll.sandboxes.reaper import Reaper
 from atoll.sandboxes.records import dump_sandbox, restore_sandbox
 from atoll.sandboxes.repeats import Repeats
-from atoll.sandboxes.startup import (
-    boot_files,
-    pass_on_envs,
-    run_start_command,
-    standard_envs,
-)
+from atoll.sandboxes.startup import boot_files, pass_on_envs, run_start_command, standard_envs
 from atoll.store.sandboxes import SandboxRow, SandboxStore
 from atoll.templates.model import Template, load_template
 from atoll.templates.service import TemplateService
@@ -220,12 +215,9 @@ class SandboxService:
     async def _boot(self, template: Template, volumes: tuple[VolumeMount, ...] = ()) -> Sandbox:
         """Boot a sandbox that belongs to nobody yet."""
         sandbox_id = new_sandbox_id()
+        files = boot_files(template, sandbox_id)
         spec = SandboxSpec(
-            sandbox_id=sandbox_id,
-            layers=template.layers,
-            resources=template.resources,
-            files=boot_files(template, sandbox_id),
-            volumes=volumes,
+            sandbox_id, template.layers, template.resources, files=files, volumes=volumes
         )
         instance = await self._driver.create(spec)
         sandbox = self._wrap(instance, template, time.time())
@@ -246,9 +238,8 @@ class SandboxService:
         """
         sandbox = await self._boot(template)
         starts = template.start_command is not None or template.ready_command is not None
-        if starts and self._pool.keep(sandbox):
-            return
-        await asyncio.shield(self._end(sandbox, EndReason.DISCARDED))
+        if not (starts and self._pool.keep(sandbox)):
+            self._end(sandbox, EndReason.DISCARDED)  # nobody has to wait for it
 
     def forget_template(self, template_id: str) -> None:
         """Keep no sandbox of a template ready any more: it was removed."""

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from atoll.store.database import Database
-from atoll.store.tables import template_build_logs, template_builds, templates
+from atoll.store.tables import template_build_logs, template_builds, template_tags, templates
 from atoll.store.templates import assign_tags
 
 WAITING, BUILDING, READY, ERROR = "waiting", "building", "ready", "error"
@@ -130,6 +130,25 @@ class BuildStore:
             )
         )
         await self._database.run(lambda connection: connection.execute(statement))
+
+    async def prune(self, *, before: float) -> int:
+        """Forget builds, with their logs, that ended before then and that no tag names.
+
+        Returns how many there were.
+        """
+        old = select(template_builds.c.build_id).where(
+            template_builds.c.updated_at < before,
+            template_builds.c.status != BUILDING,
+            template_builds.c.build_id.not_in(select(template_tags.c.build_id)),
+        )
+
+        def work(connection: Connection) -> int:
+            logs = template_build_logs.c.build_id.in_(old)
+            connection.execute(delete(template_build_logs).where(logs))
+            forgotten = template_builds.c.build_id.in_(old)
+            return connection.execute(delete(template_builds).where(forgotten)).rowcount
+
+        return await self._database.run(work)
 
     async def write_lines(self, lines: Sequence[BuildLine]) -> None:
         """Add to logs."""

@@ -101,7 +101,9 @@ class Builder:
                 continue
             try:
                 ground = await self._find_ground(number)
-                self._stages.append(planner.plan(stage, ground, self._stages))
+                # On a thread: what somebody else has written may take a while to think through.
+                planned = await asyncio.to_thread(planner.plan, stage, ground, self._stages)
+                self._stages.append(planned)
             except StepInvalid as error:
                 raise BuildFailed(str(error), step=error.label) from error
             except AtollError as error:

@@ -25,7 +25,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from atoll.templates.program import run
+from atoll.threads import finish
 
 MANIFEST = "template.json"
 ROOTFS = "rootfs"
@@ -108,17 +108,32 @@ async def publish(build: Build, aside: Path) -> None:
     await settle(aside, build.directory)
 
 
-async def settle(aside: Path, directory: Path) -> None:
-    """Let what is whole in `aside` be at `directory` from now on, in one step. Raises `OSError`."""
-    # Without this a power cut after the rename could leave a named build with empty files.
-    await run(["sync", "--file-system", str(aside)], on_line=lambda line: None)
-    await asyncio.to_thread(_rename, aside, directory)
-    await run(["sync", str(directory.parent)], on_line=lambda line: None)
+async def settle(aside: Path, directory: Path, *, lasting: bool = True) -> None:
+    """Let what is whole in `aside` be at `directory` from now on, in one step.
+
+    What is not `lasting` may be gone after a power cut. Raises `OSError`.
+    """
+    # To the end in any case: the caller removes `aside` when this is cancelled.
+    await finish(asyncio.to_thread(_settle, aside, directory, lasting=lasting))
 
 
-def _rename(aside: Path, directory: Path) -> None:
+def _settle(aside: Path, directory: Path, *, lasting: bool) -> None:
+    if lasting:
+        # Without this a power cut after the rename could leave a named build with empty files.
+        _sync(aside, _libc.syncfs)
     discard(directory)  # if there, it is no finished build: the caller would have used it
     aside.rename(directory)
+    if lasting:
+        _sync(directory.parent, os.fsync)
+
+
+def _sync(directory: Path, sync: Callable[[int], int | None]) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if sync(descriptor):
+            raise OSError(ctypes.get_errno(), "cannot write to the disk", str(directory))
+    finally:
+        os.close(descriptor)
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import shutil
+import time
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -165,13 +166,19 @@ class BuildService:
                 f"{_MOST_PENDING} builds of the team are under way or waiting already",
                 remedy="wait for one of them",
             )
-        if not await self._store.begin(build_id):
+        self._pending[team_id] += 1  # before anything is waited for: several may come at a time
+        try:
+            begun = await self._store.begin(build_id)
+        except BaseException:
+            self._pending[team_id] -= 1
+            raise
+        if not begun:
+            self._pending[team_id] -= 1
             raise Conflict(
                 f"the build {build_id} is {build.status} already", remedy="ask for a new one"
             )
         task = asyncio.create_task(self._run(team_id, row, build, recipe), name=f"build {build_id}")
         self._running[build_id] = task
-        self._pending[team_id] += 1
         task.add_done_callback(functools.partial(self._forget, team_id, build_id))
 
     def _forget(self, team_id: str, build_id: str, _task: asyncio.Task[None]) -> None:
@@ -313,7 +320,7 @@ class BuildService:
             await self._rehearse(template)
         except AtollError as error:
             raise BuildFailed(str(error), step=FINAL_STEP) from error
-        await self._layers.ensure(key, template.layers, _make_note)
+        await self._layers.ensure(key, template.layers, _make_note, lasting=False)
 
     # -- what is not needed any more ---------------------------------------------------------
 
@@ -326,8 +333,9 @@ class BuildService:
                 log.exception("templates.prune_failed")
 
     async def prune(self) -> None:
-        """Remove files and layers that nothing needs and nobody has used for some days."""
+        """Remove files, builds and layers that nothing needs and nobody has used for some days."""
         grace = timedelta(days=self._limits.layer_days)
+        await self._store.prune(before=time.time() - grace.total_seconds())
         await asyncio.to_thread(prune_uploads, self._uploads, grace=grace)
         if not self._prunes:
             return

@@ -110,12 +110,13 @@ class LayerStore:
         make: Callable[[Path], Awaitable[None]],
         *,
         on_wait: Callable[[], None] = lambda: None,
+        lasting: bool = True,
     ) -> Layer:
         """The layer of this key, made now if there is none.
 
         `make` gets a path that does not exist yet and leaves the layer's root there. Of several
         that want the same layer one makes it and the others wait. What `make` raises passes
-        through, and nothing stays.
+        through, and nothing stays. One that is not `lasting` may be gone after a power cut.
         """
         directory = self.directory / key
         await asyncio.to_thread(directory.mkdir, mode=0o700, parents=True, exist_ok=True)
@@ -128,7 +129,7 @@ class LayerStore:
                 await make(aside / builds.ROOTFS)
                 manifest = {"format": _FORMAT, "below": [str(each) for each in below]}
                 (aside / _MANIFEST).write_text(json.dumps(manifest) + "\n")
-                await builds.settle(aside, directory / _BUILT)
+                await builds.settle(aside, directory / _BUILT, lasting=lasting)
         return Layer(key, directory / _BUILT, below)
 
     async def prune(self, *, in_use: Collection[Path], grace: timedelta) -> list[Path]:

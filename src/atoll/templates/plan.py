@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import posixpath
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from e2b_dockerfile_utils import ShellLex
@@ -32,6 +32,9 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _HOMES = {"root": "/root", "user": "/home/user"}
 """Of those who are the same in every image; whoever writes `$HOME` means it."""
 _TITLE_LENGTH = 200
+_MOST_SUBSTITUTED = 2 << 20
+"""Characters that the variables of a build may come to, wherever they are named. Without a bound
+thirty lines that each double a variable fill the server's memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,27 +95,43 @@ class PlannedStage:
     """What it leaves, but for the layers of its tasks."""
 
 
+class _Budget:
+    """What may still be substituted, in all stages together."""
+
+    def __init__(self) -> None:
+        self._left = _MOST_SUBSTITUTED
+
+    def take(self, words: Sequence[str], values: Collection[str]) -> None:
+        """Count what these words may become at most. Raises `InvalidInput`."""
+        names = sum(word.count("$") for word in words)
+        self._left -= names * max(map(len, values), default=0)
+        if self._left < 0:
+            raise InvalidInput(
+                f"the variables of the build come to more than {_MOST_SUBSTITUTED >> 20} MiB"
+            )
+
+
 @dataclass(frozen=True, slots=True)
 class _State:
     ground: Ground
     args: Mapping[str, str]
     directories: tuple[Directory, ...]
+    budget: _Budget
     fresh: bool
     """Whether what comes must not be taken from the store."""
 
     def expand(self, word: str) -> str:
         """Substitute what is in force. Quotes are no signs here: the word is taken as if it stood
         in double ones."""
-        if "\0" in word:
-            raise InvalidInput("a value holds a null character")
+        return self.expand_all((word,))[0]
+
+    def expand_all(self, words: Sequence[str]) -> list[str]:
+        """Substitute the same in several words."""
         known = {"PATH": DEFAULT_PATH, **self.args, **self.ground.envs}
         if (home := _HOMES.get(self.ground.user)) is not None:
             known.setdefault("HOME", home)
-        try:
-            lex = ShellLex("\\", env=known, skip_unset_env=False)
-            return lex.process_word('"' + word.replace('"', "\0") + '"').replace("\0", '"')
-        except ValueError as error:
-            raise InvalidInput(f"{word!r} can't be substituted: {error}") from None
+        self.budget.take(words, known.values())
+        return [_expand(word, known) for word in words]
 
     def locate(self, path: str) -> str:
         """An absolute path; relative to the home where the user is there."""
@@ -130,10 +149,11 @@ class Planner:
         self._digests = digests
         self._latest = latest
         self._force = force
+        self._budget = _Budget()
 
     def plan(self, stage: Stage, ground: Ground, earlier: Sequence[PlannedStage]) -> PlannedStage:
         """Plan one stage upon its ground. Raises `StepInvalid`."""
-        state = _State(ground, {}, (), fresh=False)
+        state = _State(ground, {}, (), self._budget, fresh=False)
         tasks: list[Task] = []
         for number, step in enumerate(stage.steps):
             label = stage.labels[number] if stage.labels else str(number + 1)
@@ -157,8 +177,10 @@ class Planner:
         ground = state.ground
         if isinstance(step, Env):
             # All values see what was in force before the line.
-            values = {name: state.expand(value) for name, value in step.variables}
-            ground = replace(ground, envs={**ground.envs, **values})
+            values = state.expand_all([value for _, value in step.variables])
+            names = [name for name, _ in step.variables]
+            envs = {**ground.envs, **dict(zip(names, values, strict=True))}
+            ground = replace(ground, envs=envs)
             return replace(state, ground=ground), None
         if isinstance(step, Arg):
             args = {**state.args, step.name: state.expand(step.value)}
@@ -205,7 +227,7 @@ class Planner:
             owner = "0:0"
         return Placement(
             step.files,
-            tuple(state.expand(source) for source in step.sources),
+            tuple(state.expand_all(step.sources)),
             state.locate(state.expand(step.destination)),
             ground.user,
             owner,
@@ -232,6 +254,16 @@ class StepInvalid(Exception):
     def __init__(self, message: str, label: str) -> None:
         super().__init__(message)
         self.label = label
+
+
+def _expand(word: str, known: Mapping[str, str]) -> str:
+    if "\0" in word:
+        raise InvalidInput("a value holds a null character")
+    try:
+        lex = ShellLex("\\", env=known, skip_unset_env=False)
+        return lex.process_word('"' + word.replace('"', "\0") + '"').replace("\0", '"')
+    except ValueError as error:
+        raise InvalidInput(f"{word!r} can't be substituted: {error}") from None
 
 
 def _describe(directories: Sequence[Directory]) -> list[list[str]]:

@@ -9,7 +9,8 @@ shell.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import functools
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -186,19 +187,15 @@ class Recipe:
     """Use nothing of what was built before."""
 
 
-_ADAPTER: TypeAdapter[Recipe] = TypeAdapter(Recipe)
-
-
 def dump_recipe(recipe: Recipe) -> dict[str, Any]:
     """As JSON, credentials included: for the wire, never for a disk."""
-    dumped: dict[str, Any] = _ADAPTER.dump_python(recipe, mode="json")
-    return dumped
+    return asdict(recipe)
 
 
 def load_recipe(data: object) -> Recipe:
     """The recipe that was dumped, from whoever. Raises `InvalidInput`."""
     try:
-        recipe = _ADAPTER.validate_python(data)
+        recipe = _adapter().validate_python(data)
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -207,6 +204,12 @@ def load_recipe(data: object) -> Recipe:
         ) from None
     check_recipe(recipe)
     return recipe
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[Recipe]:
+    # Made when it is needed: the command line, which only writes recipes, starts sooner without.
+    return TypeAdapter(Recipe)
 
 
 def check_recipe(recipe: Recipe) -> None:

@@ -113,6 +113,16 @@ def test_words() -> None:
             plan(Env((("A", wrong),)))
 
 
+def test_variables_that_grow_without_end() -> None:
+    first = Env((("A", "x" * 100_000),))
+    doubling: list[Step] = [first, *[Env((("A", "$A$A"),))] * 100]
+    spread: list[Step] = [first, Copy(FILES, ("$A",) * 100_000, "/b")]
+    repeated: list[Step] = [first, *[Arg("B", "$A")] * 100]
+    for steps in (doubling, spread, repeated):
+        with pytest.raises(StepInvalid, match="more than 2 MiB"):
+            plan(*steps)
+
+
 def test_owners() -> None:
     def owner(*steps: Step) -> str | None:
         work = plan(*steps).tasks[-1].work

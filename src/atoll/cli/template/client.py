@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from atoll.templates.dockerfile.context import Archive
     from atoll.templates.recipe import Recipe
 
-_POLL_SECONDS = 0.1
+_POLL_SECONDS = (0.01, 0.2)
+"""At first, as a build of nothing new is soon over, and at most."""
 _GOING_ON = ("waiting", "building")
 
 
@@ -74,7 +75,7 @@ class TemplateBuild:
 
     def follow(self, *, to_the_end: bool = True) -> Iterator[dict[str, Any]]:
         """Its log; to the end, or as far as it is. Raises `BuildBroken` when it has failed."""
-        offset = 0
+        offset, (pause, longest) = 0, _POLL_SECONDS
         while True:
             said = self._status(offset)
             yield from said["logEntries"]
@@ -83,7 +84,8 @@ class TemplateBuild:
                 continue  # there may be more already
             if said["status"] not in _GOING_ON or not to_the_end:
                 break
-            time.sleep(_POLL_SECONDS)
+            time.sleep(pause)
+            pause = min(2 * pause, longest)
         if said["status"] == "error":
             reason = said.get("reason") or {}
             place = f"{reason['step']}: " if reason.get("step") else ""
