@@ -5,18 +5,16 @@ from __future__ import annotations
 import functools
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-import uvloop
 
 from atoll.cli.options import DataDir, Json
 from atoll.errors import InvalidInput
-from atoll.logs import configure_logs
-from atoll.server import open_build_driver
-from atoll.settings import Settings, load_settings
-from atoll.templates import interpreter
 from atoll.templates.catalog import BUILT_IN, TemplateCatalog
+
+if TYPE_CHECKING:
+    from atoll.settings import Settings
 
 app = typer.Typer(help="Build and list templates.", no_args_is_help=True)
 
@@ -39,11 +37,19 @@ def build(
                 f"{name!r} is not a template that comes with Atoll",
                 remedy=f"choose of {', '.join(BUILT_IN)}",
             )
+    import uvloop
+
+    from atoll.logs import configure_logs
+    from atoll.settings import load_settings
+
     configure_logs("text")
     uvloop.run(_build(load_settings(data_dir=data_dir), wanted))
 
 
 async def _build(settings: Settings, names: list[str]) -> None:
+    from atoll.server import open_build_driver
+    from atoll.templates import interpreter
+
     catalog = TemplateCatalog(settings.templates)
     await catalog.ensure_base(
         progress=typer.echo, authorities=[Path(each) for each in settings.authorities]
@@ -57,6 +63,10 @@ async def _build(settings: Settings, names: list[str]) -> None:
 @app.command("list")
 def list_templates(data_dir: DataDir = None, as_json: Json = False) -> None:
     """List the templates that are built."""
+    import uvloop
+
+    from atoll.settings import load_settings
+
     catalog = TemplateCatalog(load_settings(data_dir=data_dir).templates)
     uvloop.run(catalog.load())
     if as_json:
