@@ -48,7 +48,8 @@ def test_what_it_starts_is_in_the_log(server: RunningServer) -> None:
 
     with Sandbox.create(NAME, timeout=120, **server.options) as sandbox:
         (start,) = [each for each in read_log() if START in each["fields"].get("command", "")]
-        sandbox.commands.run(f"sudo kill -SEGV {start['fields']['pid']}")
+        # All of its group: the supervisor would only start the interpreter again.
+        sandbox.commands.run(f"sudo kill -SEGV -- -{start['fields']['pid']}")
         deadline = time.monotonic() + 20
         while True:
             ends = [e for e in read_log() if e["fields"].get("event_type") == "process_end"]

@@ -13,6 +13,10 @@ import sys
 import traceback
 from typing import Any
 
+_SWITCH_SECONDS = 0.0005
+"""How long one thread of Python may keep others from running. What an execution prints and shows is
+sent by a thread of its own, which by Python's default waits up to 5 ms for each message."""
+
 _WARM = ("numpy", "pandas", "matplotlib.pyplot", "PIL.Image", "e2b_charts", "orjson")
 """Imported before the sandbox is anybody's, so that an `import` of them costs nothing."""
 
@@ -152,6 +156,7 @@ def _choose_fonts() -> None:
 
 def load_ipython_extension(shell: Any) -> None:
     """Make the kernel ready. A library that the sandbox has lost leaves out what needs it."""
+    sys.setswitchinterval(_SWITCH_SECONDS)
     shell.run_line_magic("matplotlib", "inline")
     for name in _WARM:
         try:

@@ -68,13 +68,6 @@ sys.path[:0] = ["{_HOME}", "{_HOME}/lib"]
 runpy.run_module("interpreter", run_name="__main__")
 """
 
-_START_AGAIN = f"""\
-#!/bin/sh
-# Again when it was ended, as by `pkill python`; not when it could not start, which is status 1.
-while python3 -I {_HOME}/start.py; [ $? -ne 1 ]; do sleep 0.2; done
-exit 1
-"""
-
 
 @dataclass(frozen=True, slots=True)
 class Language:
@@ -162,6 +155,7 @@ def recipe_of(base: Template) -> str:
     """Digest of all that decides what a build on this base becomes."""
     digest = hashlib.sha256(base.build_id.encode())
     files = [*_PROGRAM.glob("*.py"), *_HERE.glob("*.lock"), *_HERE.glob("*.py")]
+    files.append(_HERE / "start.sh")
     for file in sorted(files):
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()
@@ -282,7 +276,7 @@ async def _install(workshop: Workshop, progress: Callable[[str], None]) -> None:
     for file in sorted(_PROGRAM.glob("*.py")):
         await workshop.put(f"{_HOME}/interpreter/{file.name}", file.read_bytes())
     await workshop.put(f"{_HOME}/start.py", _START_PROGRAM.encode())
-    await workshop.put(f"{_HOME}/start", _START_AGAIN.encode())
+    await workshop.put(f"{_HOME}/start", (_HERE / "start.sh").read_bytes())
     await workshop.run(f"chmod 755 {_HOME}/start")
     # The part that runs in the kernels is a module of their own Python.
     await workshop.run(f"mv {_HOME}/interpreter/preparation.py {_SITE}/_interpreter.py")
