@@ -91,7 +91,8 @@ def outward(raw: Iterable[tuple[bytes, bytes]], address: Address, status: int) -
         name = original.lower()
         if not _NAME.fullmatch(name) or _CONTROL.search(value):
             raise BadAnswer("a header with forbidden characters")
-        if name in dropped or name == b"content-length":
+        # The server says the date of every answer itself, and a second one has no meaning.
+        if name in dropped or name in (b"content-length", b"date"):
             continue
         if name == b"set-cookie" and address.via is Via.PATH:
             continue

@@ -442,6 +442,12 @@ def test_hop_headers_of_answers_are_dropped(client: httpx.Client) -> None:
     assert not {"x-hop", "keep-alive", "proxy-authenticate"} & set(response.headers)
 
 
+def test_an_answer_has_one_date(client: httpx.Client) -> None:
+    old = b"Date: Thu, 01 Jan 2026 00:00:00 GMT\r\n"
+    response = answer(client, b"HTTP/1.1 200 OK\r\n" + old + b"Content-Length: 2\r\n\r\nok")
+    assert len(response.headers.get_list("date")) == 1
+
+
 def test_connections_are_kept_for_what_may_be_repeated(client: httpx.Client) -> None:
     connections: list[list[bytes]] = []
 
