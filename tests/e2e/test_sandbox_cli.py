@@ -16,7 +16,7 @@ import pexpect
 import pytest
 from e2b import NotFoundException, Sandbox
 
-from atoll.cli.sandbox import api
+from atoll.cli import api
 from atoll.cli.sandbox.escape import Escape
 from atoll.errors import Exhausted
 from tests.server import RunningServer, run_server
