@@ -101,16 +101,3 @@ def private_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Regis
     """One that asks for an account."""
     with run_registry(tmp_path_factory.mktemp("registry") / "private", private=True) as running:
         yield running
-
-
-@pytest.fixture(scope="session")
-def static_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A program that needs nothing but the kernel."""
-    import subprocess
-
-    directory = tmp_path_factory.mktemp("static")
-    source = directory / "hello.c"
-    source.write_text('#include <stdio.h>\nint main(void) { puts("hello from one file"); }\n')
-    program = directory / "hello"
-    subprocess.run(["gcc", "-static", "-O1", "-o", program, source], check=True)
-    return program

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from e2b import BuildException, PtySize, Sandbox, Template
 
-from tests.images.making import LayerMaker, Picture, busybox_layer
+from tests.images.making import LayerMaker, Picture, busybox_layer, find_program
 from tests.images.registry import PASSWORD, USERNAME, Registry
 from tests.server import TEMPLATES, RunningServer, run_server
 
@@ -113,13 +113,11 @@ def test_a_registry_that_nobody_has_named_is_asked_from_a_sandbox(
         assert (registry.directory / "log").stat().st_size == before
 
 
-def test_one_static_program(
-    server: RunningServer, registry: Registry, static_program: Path
-) -> None:
-    picture = Picture([LayerMaker().program("hello", static_program).finish()])
+def test_one_static_program(server: RunningServer, registry: Registry) -> None:
+    picture = Picture([LayerMaker().program("pwd", find_program("busybox")).finish()])
     name = registry.push(picture, "sdk/hello")
     Template.build(Template().from_image(name), "hello", **server.options)
     with Sandbox.create("hello", timeout=120, **server.options) as sandbox:
         sandbox.files.write("/tmp/note", "there")
         assert sandbox.files.read("/tmp/note") == "there"
-        assert sandbox.files.exists("/hello")
+        assert sandbox.files.exists("/pwd")
