@@ -15,7 +15,7 @@ from e2b_code_interpreter import Sandbox
 from atoll.templates.dockerfile.context import Context, read_ignored
 from atoll.templates.dockerfile.syntax import parse_dockerfile
 from atoll.templates.project import read_project
-from tests.server import TEMPLATES, link_templates, run_server
+from tests.server import link_templates, run_server
 
 FETCHED = Path(__file__).parents[2] / ".venv-clients/debian/usr"
 EXAMPLE = Path(__file__).parents[2] / "examples" / "s3-template"
@@ -29,9 +29,6 @@ BUCKET = {
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.skipif(
-    not (Path(TEMPLATES) / "code-interpreter-v1").is_dir(), reason="the interpreter is not built"
-)
 def test_it_builds_and_starts(tmp_path: Path) -> None:
     store = str(link_templates(tmp_path / "templates", "base", "code-interpreter-v1"))
     with run_server(tmp_path, pool_size=0, template_dir=store) as server:
